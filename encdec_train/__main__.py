@@ -1,0 +1,7 @@
+"""`python -m encdec_train` is `encdec`."""
+
+import sys
+
+from encdec_train.cli import main
+
+sys.exit(main())

@@ -1,0 +1,126 @@
+"""The verbs as Python functions: overrides as strings or keywords, one clear exception on bad input."""
+
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+from encdec_train.compose import compose
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import EncoderDecoderModel, PreTrainedTokenizerBase
+
+    from encdec_train.config import GenerateConfig
+    from encdec_train.serving.generate import Generator
+
+
+def train(*overrides: str) -> Path:
+    """Make a run, as `encdec train` does.
+
+    Args:
+        *overrides: `key=value`, as on the command line.
+
+    Returns:
+        The run's folder.
+
+    Raises:
+        EncDecError: One clear message.
+    """
+    from encdec_train import run
+
+    return run.train(compose("train", overrides))
+
+
+def evaluate(*overrides: str) -> Path:
+    """Decode and score a split, as `encdec evaluate` does; returns the folder of the result."""
+    from encdec_train import evaluation
+
+    return evaluation.evaluate(compose("evaluate", overrides))
+
+
+def score(*overrides: str) -> dict[str, Any]:
+    """Score a prediction file, as `encdec score` does; returns metric -> value, signature, ci95."""
+    from encdec_train import evaluation
+
+    return evaluation.score(compose("score", overrides))
+
+
+def generate(texts: Iterable[str], checkpoint: str, *overrides: str) -> Iterator[str]:
+    """Yield an output for each text, in order.
+
+    Args:
+        texts: What to read.
+        checkpoint: A run folder, an export folder or a Hub id.
+        *overrides: `key=value`, such as `decoding.num_beams=1`.
+
+    Raises:
+        EncDecError: One clear message.
+    """
+    from encdec_train.serving.generate import CHUNK
+
+    generator = build_generator(compose("generate", [f"checkpoint={_quoted(checkpoint)}", *overrides]))
+    chunk: list[str] = []
+    for text in texts:
+        chunk.append(text)
+        if len(chunk) == CHUNK:
+            yield from generator(chunk)
+            chunk = []
+    yield from generator(chunk)
+
+
+def generate_stream(config: "GenerateConfig") -> None:
+    """Make `encdec generate`: from `input` to `output`, a line for a line.
+
+    Raises:
+        EncDecError: One clear message.
+    """
+    from encdec_train import console
+    from encdec_train.serving.generate import open_input, open_output, stream
+
+    with open_input(config.input) as lines:
+        generator = build_generator(config)
+        column = config.task.source_column if config.input.removesuffix(".gz").endswith((".jsonl", ".json")) else None
+        with open_output(config.output) as write:
+            count = stream(generator, lines, write, column)
+    cut = generator.num_truncated
+    console.say(f"{count:,} lines" + (f", {cut:,} cut at {generator.max_source_tokens} tokens" if cut else ""))
+
+
+def load(folder: str) -> "tuple[EncoderDecoderModel, tuple[PreTrainedTokenizerBase, PreTrainedTokenizerBase]]":
+    """Load an export with its two tokenizers (often one and the same), in eval mode."""
+    from encdec_train.modeling.export import load as load_export
+
+    return load_export(folder)
+
+
+def warm_start(encoder: str, decoder: str | None = None, **options: Any) -> "EncoderDecoderModel":  # noqa: ANN401
+    """Build a plain `EncoderDecoderModel` from two checkpoints; see `modeling.warm_start.warm_start`."""
+    from encdec_train.modeling.warm_start import warm_start as build_model
+
+    return build_model(encoder, decoder, **options)
+
+
+def build_generator(config: "GenerateConfig") -> "Generator":
+    """Load what `generate` needs, on its device, with the export's own settings where the config leaves them open."""
+    from functools import partial
+
+    from encdec_train.decoding.search import SearchSettings
+    from encdec_train.modeling.export import load as load_export
+    from encdec_train.modeling.precision import autocast
+    from encdec_train.serving.generate import Generator
+    from encdec_train.session import DECODING_FACTOR, device_type, export_codec, micro_tokens
+
+    model, tokenizers = load_export(config.checkpoint)
+    codec = export_codec(model, tokenizers)
+    device = device_type(config.trainer.accelerator)
+    budget = micro_tokens(config.data.max_micro_tokens, device) * DECODING_FACTOR
+    settings = SearchSettings.of(config.decoding, config.task.max_target_tokens, budget, model.generation_config)
+    longest = config.task.max_source_tokens or tokenizers[0].model_max_length
+    cast("torch.nn.Module", model).to(device)
+    precision = partial(autocast, config.trainer.precision, device)
+    return Generator(model, codec, settings, longest, precision)
+
+
+def _quoted(value: str) -> str:
+    escaped = value.replace("\\", "\\\\").replace('"', '\\"')
+    return f'"{escaped}"'

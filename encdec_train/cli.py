@@ -1,0 +1,166 @@
+"""`encdec <verb> [key=value …]`: dispatch, exit statuses, help, and the local multirun.
+
+Progress and messages go to stderr, what a script reads to stdout or to files.
+"""
+
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+
+from encdec_train import console
+from encdec_train.config import EvaluateConfig, GenerateConfig, ScoreConfig, TrainConfig
+from encdec_train.errors import ConfigError, EncDecError, fault
+
+HELP = """\
+encdec <verb> [key=value ...]
+
+  encdec train                      the demo: pretrain, warm-start, fine-tune, decode, score, export
+  encdec train task=files task.train_file=... model=bert2bert model.encoder=...
+  encdec evaluate checkpoint=...    decode a split with a finished model and score it
+  encdec score predictions=...      score a prediction file; prints JSON
+  encdec generate checkpoint=...    a line in, a line out (input=- output=-)
+  encdec info                       versions and devices
+
+  --cfg             print the composed config and stop
+  --multirun, -m    train: run every combination of comma-separated values (seed=1,2,3), one after the other
+  --config-dir DIR  search a folder of your own YAML first
+  --help, --version
+"""
+
+
+class _Arguments:
+    """The command line after the verb, split into flags and overrides."""
+
+    def __init__(self, arguments: Sequence[str]) -> None:
+        self.overrides: list[str] = []
+        self.show_config = self.multirun = False
+        self.config_dir: str | None = None
+        rest = iter(arguments)
+        for one in rest:
+            if one in {"--cfg", "--multirun", "-m"}:
+                self.show_config |= one == "--cfg"
+                self.multirun |= one != "--cfg"
+            elif one == "--config-dir":
+                self.config_dir = next(rest, "")
+            elif one.startswith("--config-dir="):
+                self.config_dir = one.partition("=")[2]
+            elif one.startswith("-"):
+                raise ConfigError(fault("encdec", "--cfg, --multirun, --config-dir DIR or key=value", one))
+            else:
+                self.overrides.append(one)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit status: 0 done, 2 the user's, 130 Ctrl-C, 1 anything else."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    if not arguments or arguments[0] in {"--help", "-h", "help"} or "--help" in arguments:
+        console.out(HELP.rstrip())
+        return 0
+    if arguments[0] == "--version":
+        from encdec_train import __version__
+
+        console.out(__version__)
+        return 0
+    try:
+        return _dispatch(arguments[0], arguments[1:])
+    except EncDecError as error:
+        console.say(f"encdec {arguments[0]}: {error}")
+        return error.exit_status
+    except KeyboardInterrupt:
+        console.say("stopped by Ctrl-C; the same command goes on from the last checkpoint")
+        return 130
+
+
+def _dispatch(verb: str, rest: Sequence[str]) -> int:
+    if verb not in VERBS:
+        from difflib import get_close_matches
+
+        near = get_close_matches(verb, list(VERBS), n=1)
+        raise ConfigError(
+            fault("encdec", f"one of {', '.join(VERBS)}", verb, remedy=f"Did you mean {near[0]}" if near else "")
+        )
+    arguments = _Arguments(rest)
+    if arguments.multirun:
+        if verb != "train":
+            raise ConfigError(fault("--multirun", "encdec train", verb))
+        return _multirun(arguments)
+    if verb == "info":
+        return _info(arguments)
+    from encdec_train import compose
+    from encdec_train.config import to_yaml
+
+    config = compose.compose(verb, arguments.overrides, arguments.config_dir)
+    if arguments.show_config:
+        console.out(to_yaml(config).rstrip())
+        return 0
+    VERBS[verb](config)
+    return 0
+
+
+def _train(config: TrainConfig) -> None:
+    from encdec_train import run
+
+    run.train(config)
+
+
+def _evaluate(config: EvaluateConfig) -> None:
+    from encdec_train import evaluation
+
+    evaluation.evaluate(config)
+
+
+def _score(config: ScoreConfig) -> None:
+    import json
+
+    from encdec_train import evaluation
+
+    console.out(json.dumps(evaluation.score(config), indent=1))
+
+
+def _generate(config: GenerateConfig) -> None:
+    from encdec_train.api import generate_stream
+
+    generate_stream(config)
+
+
+def _info(arguments: _Arguments) -> int:
+    if arguments.overrides:
+        raise ConfigError(fault("encdec info", "no argument", arguments.overrides[0]))
+    from encdec_train.report.manifest import hardware, versions
+
+    for section in (versions(), hardware()):
+        for name, value in section.items():
+            console.out(f"{name}: {value}")
+    return 0
+
+
+def _multirun(arguments: _Arguments) -> int:
+    """Run every job in a process of its own; a finished one says so at once, so the same command is a restart."""
+    from encdec_train.compose import compose, sweep
+
+    jobs = sweep(arguments.overrides)
+    for job in jobs:
+        compose("train", job, arguments.config_dir)  # every job's faults before the first starts
+    flags = ["--config-dir", arguments.config_dir] if arguments.config_dir else []
+    failed = []
+    for number, job in enumerate(jobs, start=1):
+        console.say(f"\n[{number}/{len(jobs)}] encdec train {' '.join(job)}")
+        command = [sys.executable, "-m", "encdec_train", "train", *flags, *job]
+        status = subprocess.run(command, check=False)
+        if status.returncode in {130, -2}:
+            raise KeyboardInterrupt
+        if status.returncode:
+            failed.append(" ".join(job))
+    console.say(f"\n{len(jobs) - len(failed)} of {len(jobs)} jobs are finished")
+    for line in failed:
+        console.say(f"failed: encdec train {line}")
+    return 1 if failed else 0
+
+
+VERBS: dict[str, Callable[..., object]] = {
+    "train": _train,
+    "evaluate": _evaluate,
+    "score": _score,
+    "generate": _generate,
+    "info": _info,
+}

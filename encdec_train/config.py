@@ -1,0 +1,306 @@
+"""The typed configuration: what each key is, its unit and its range.
+
+Values live in `conf/*.yaml`; nothing here has a default. `compose.py` fills these classes,
+`check.py` finds contradictions.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, fields, is_dataclass
+from enum import Enum
+from typing import Any
+
+
+class Overlong(Enum):
+    """What happens to a pair that is longer than the task's limits."""
+
+    truncate = "truncate"
+    refuse = "refuse"
+
+
+class Baseline(Enum):
+    """A comparison that a run makes for itself."""
+
+    copy = "copy"
+    random = "random"
+
+
+class Share(Enum):
+    """Which parameters encoder and decoder have in common (cross-attention is always the decoder's own)."""
+
+    none = "none"
+    embeddings = "embeddings"
+    all = "all"
+
+
+class Init(Enum):
+    """Which halves start from their checkpoint; the others start from random weights of the same shape."""
+
+    both = "both"
+    encoder = "encoder"
+    decoder = "decoder"
+    none = "none"
+
+
+class Order(Enum):
+    """How examples are drawn into global batches."""
+
+    random = "random"
+    length_pooled = "length_pooled"
+
+
+class LastBatch(Enum):
+    """What happens to the examples left over at the end of an epoch."""
+
+    ragged = "ragged"
+    drop = "drop"
+
+
+class OptimizerName(Enum):
+    """The optimizers on offer."""
+
+    adamw = "adamw"
+    adam = "adam"
+
+
+class Schedule(Enum):
+    """The shape of the learning rate after warm-up; `linear` and `cosine` end at zero on the last step."""
+
+    constant = "constant"
+    linear = "linear"
+    cosine = "cosine"
+    inverse_sqrt = "inverse_sqrt"
+
+
+class Accelerator(Enum):
+    """Where tensors live; `auto` takes a GPU where there is one."""
+
+    auto = "auto"
+    cpu = "cpu"
+    gpu = "gpu"
+
+
+class Precision(Enum):
+    """What is computed in; weights and optimizer state are float32 in both."""
+
+    fp32 = "fp32"
+    bf16 = "bf16"
+
+
+class TrackerName(Enum):
+    """Where curves and scores are shown besides `metrics.jsonl`; `auto` is wandb when it is configured, else none."""
+
+    auto = "auto"
+    wandb = "wandb"
+    tensorboard = "tensorboard"
+    csv = "csv"
+    none = "none"
+
+
+def _within(low: float, high: float | None = None, *, below: float | None = None) -> Any:  # noqa: ANN401 - dataclasses.field
+    return field(metadata={"low": low, "high": high, "below": below})
+
+
+@dataclass(kw_only=True)
+class RunConfig:
+    """Where a run lives."""
+
+    name: str | None  # the folder below output_dir; null: task, model and 6 hex digits of the identity
+    output_dir: str
+    cache_dir: str  # token caches and the demo's own checkpoint
+    baselines: list[Baseline]  # scored beside the model, on every test split
+
+
+@dataclass(kw_only=True)
+class TaskConfig:
+    """What is learnt, from which files, and how it is scored."""
+
+    name: str
+    train_file: str | None
+    validation_file: str | None
+    test_file: str | None
+    source_column: str
+    target_column: str
+    reverse: bool  # swap source and target after reading
+    metrics: list[str]
+    max_source_tokens: int | None = _within(2)  # special tokens included; null (not to train): the export's
+    max_target_tokens: int | None = _within(2)  # the end token included
+    overlong: Overlong
+    revision: str | None  # pins a data set of the Hub
+    num_train_examples: int | None = _within(1)  # the first so many; null: all
+    num_validation_examples: int | None = _within(1)
+    num_test_examples: int | None = _within(1)
+
+    @property
+    def limits(self) -> tuple[int, int]:
+        """Return the source and target limits in tokens; `check` has seen that a config to train with has them."""
+        return self.max_source_tokens or 0, self.max_target_tokens or 0
+
+
+@dataclass(kw_only=True)
+class ModelConfig:
+    """Which checkpoints the model is warm-started from."""
+
+    name: str
+    encoder: str  # a folder, a Hub id, or `demo`
+    decoder: str
+    encoder_revision: str | None
+    decoder_revision: str | None
+    share: Share
+    init: Init
+    dropout: float | None = _within(0, below=1)  # null: what the checkpoint says
+    attention_dropout: float | None = _within(0, below=1)
+
+
+@dataclass(kw_only=True)
+class DataConfig:
+    """What an optimizer step sees, and in which pieces a device computes it."""
+
+    batch_examples: int | None = _within(1)  # of the global batch
+    batch_target_tokens: int | None = _within(1)  # of the global batch, without padding
+    max_micro_tokens: int | str  # source + target of a micro-batch with padding, or `auto`
+    order: Order
+    last_batch: LastBatch
+    num_workers: int = _within(0)  # processes that collate
+
+
+@dataclass(kw_only=True)
+class OptimConfig:
+    """How weights are updated."""
+
+    name: OptimizerName
+    lr: float = _within(0)  # at the end of warm-up
+    schedule: Schedule
+    warmup_steps: int | None = _within(0)  # null: a tenth of the run's steps
+    weight_decay: float = _within(0)  # not on biases and layer norms
+    beta1: float = _within(0, below=1)
+    beta2: float = _within(0, below=1)
+    eps: float = _within(0)
+    label_smoothing: float = _within(0, below=1)
+    max_grad_norm: float | None = _within(0)  # of the global gradient; null: no clipping
+
+
+@dataclass(kw_only=True)
+class TrainerConfig:
+    """How long, where, and how often things are looked at. One step is one update of the weights."""
+
+    max_steps: int | None = _within(1)
+    max_epochs: int | None = _within(1)
+    devices: int = _within(1)  # a node
+    num_nodes: int = _within(1)
+    accelerator: Accelerator
+    precision: Precision
+    validate_every_steps: int | None = _within(1)
+    checkpoint_every_steps: int | None = _within(1)  # besides each validation and the last step
+    log_every_steps: int = _within(1)
+    keep_last: int = _within(1)  # checkpoints; the best one is kept besides
+    best_metric: str  # `loss` or a metric of the task
+    patience_validations: int | None = _within(1)  # validations without a better best_metric before the run stops
+    decoded_examples: int = _within(0)  # of the validation split, at each validation; 0: its loss only
+
+
+@dataclass(kw_only=True)
+class DecodingConfig:
+    """How text is searched for. Null keeps what the export says, so it is no value to train with."""
+
+    num_beams: int | None = _within(1)
+    length_penalty: float | None  # score / length ** length_penalty, as in transformers
+    max_new_tokens: int | None = _within(1)  # null to train with: the task's target limit
+    no_repeat_ngram: int | None = _within(0)
+
+
+@dataclass(kw_only=True)
+class TrackingConfig:
+    """Who else is told. Keys and passwords are read from the environment and never from here."""
+
+    kind: TrackerName
+    project: str
+    entity: str | None
+    group: str | None
+    tags: list[str]
+
+
+@dataclass(kw_only=True)
+class TrainConfig:
+    """Everything `encdec train` reads."""
+
+    seed: int = _within(0, 2**32 - 1)
+    run: RunConfig
+    task: TaskConfig
+    model: ModelConfig
+    data: DataConfig
+    optim: OptimConfig
+    trainer: TrainerConfig
+    decoding: DecodingConfig
+    tracking: TrackingConfig
+
+
+@dataclass(kw_only=True)
+class EvaluateConfig:
+    """Everything `encdec evaluate` reads."""
+
+    checkpoint: str  # a run folder, an export folder or a Hub id
+    split: str
+    seed: int = _within(0, 2**32 - 1)
+    run: RunConfig
+    task: TaskConfig
+    data: DataConfig
+    trainer: TrainerConfig
+    decoding: DecodingConfig
+
+
+@dataclass(kw_only=True)
+class GenerateConfig:
+    """Everything `encdec generate` reads."""
+
+    checkpoint: str
+    input: str  # a file, or `-` for standard input
+    output: str
+    task: TaskConfig
+    data: DataConfig
+    trainer: TrainerConfig
+    decoding: DecodingConfig
+
+
+@dataclass(kw_only=True)
+class ScoreConfig:
+    """Everything `encdec score` reads."""
+
+    predictions: str
+    seed: int = _within(0, 2**32 - 1)
+    task: TaskConfig
+
+
+def to_dict(config: object) -> dict[str, Any]:
+    """Turn a config or section into plain values, fit for YAML, JSON and hashing."""
+
+    def plain(value: object) -> Any:  # noqa: ANN401 - a leaf's own type
+        if is_dataclass(value):
+            return {f.name: plain(getattr(value, f.name)) for f in fields(value)}
+        if isinstance(value, list):
+            return [plain(item) for item in value]
+        return value.value if isinstance(value, Enum) else value
+
+    result: dict[str, Any] = plain(config)
+    return result
+
+
+def to_yaml(config: object) -> str:
+    """Write a config as the YAML of `config.yaml`."""
+    import yaml
+
+    return str(yaml.safe_dump(to_dict(config), sort_keys=False, allow_unicode=True))
+
+
+AnyConfig = TrainConfig | EvaluateConfig | GenerateConfig | ScoreConfig
+
+
+def leaves(section: object, prefix: str = "") -> Iterator[tuple[str, Any, Mapping[str, Any]]]:
+    """Yield full key, value and metadata of every leaf of a config or section."""
+    if not is_dataclass(section):
+        return
+    for f in fields(section):
+        value = getattr(section, f.name)
+        if is_dataclass(value):
+            yield from leaves(value, f"{prefix}{f.name}.")
+        else:
+            yield f"{prefix}{f.name}", value, f.metadata

@@ -1,0 +1,400 @@
+"""From rows of text to rows of tokens: encoded once, cut to the limits, kept in an Arrow cache keyed by content."""
+
+import errno
+import json
+import secrets
+import shutil
+from bisect import bisect_right
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from copy import deepcopy
+from dataclasses import dataclass, field
+from functools import cached_property
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from encdec_train.config import Overlong
+from encdec_train.data.load import NUM_SHOWN_ROWS, Rows
+from encdec_train.errors import ConfigError, DataError, ModelError, fault
+from encdec_train.fingerprint import file_sha256, json_sha256
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+    from tokenizers import Tokenizer
+    from transformers import PreTrainedTokenizerBase
+
+Ids = npt.NDArray[np.int32]
+CACHE_FORMAT = 1  # part of every cache key: raise it when what is stored changes
+_MANIFEST = "MANIFEST.json"
+_BATCH_ROWS = 1000  # texts in one call of the tokenizer
+_INSTALL_ATTEMPTS = 8
+
+
+@dataclass(frozen=True)
+class TextCodec:
+    """The two tokenizers, and the special tokens that go around a target.
+
+    Attributes:
+        decoder_start_id: What the decoder reads first; never part of a target.
+        eos_id: The last token of every target.
+        pad_id: Fills target rows.
+        source_pad_id: Fills source rows.
+    """
+
+    source_tokenizer: "PreTrainedTokenizerBase"
+    target_tokenizer: "PreTrainedTokenizerBase"
+    decoder_start_id: int
+    eos_id: int
+    pad_id: int
+    source_pad_id: int
+
+    def encode_sources(self, texts: Sequence[str]) -> list[list[int]]:
+        """Tokenise with the tokenizer's own special tokens, at full length."""
+        return [encoding.ids for encoding in self._source_backend.encode_batch_fast(list(texts))]
+
+    def encode_targets(self, texts: Sequence[str]) -> list[list[int]]:
+        """Tokenise into `tokens + eos`: the start token belongs to the decoder's input (known_defects D13)."""
+        encodings = self._target_backend.encode_batch_fast(list(texts), add_special_tokens=False)
+        return [[*encoding.ids, self.eos_id] for encoding in encodings]
+
+    def decode(self, ids: list[int] | Ids) -> str:
+        """Turn target tokens into text, without special tokens and without white space at either end."""
+        return str(self.target_tokenizer.decode(ids, skip_special_tokens=True)).strip()
+
+    def cut_source(self, ids: list[int], limit: int) -> list[int]:
+        """Drop tokens on the right down to `limit`, keeping the special tokens at the end."""
+        return _cut(ids, limit, self._num_source_suffix)
+
+    def cut_target(self, ids: list[int], limit: int) -> list[int]:
+        """Drop tokens on the right down to `limit`, keeping eos."""
+        return _cut(ids, limit, 1)
+
+    @cached_property
+    def num_source_specials(self) -> int:
+        """Special tokens that every source has."""
+        return int(self._source_backend.num_special_tokens_to_add(False))
+
+    @cached_property
+    def _num_source_suffix(self) -> int:
+        mask = self._source_backend.encode("a").special_tokens_mask
+        return next((count for count, special in enumerate(reversed(mask)) if not special), min(1, len(mask)))
+
+    @cached_property
+    def _source_backend(self) -> "Tokenizer":
+        return _backend(self.source_tokenizer)
+
+    @cached_property
+    def _target_backend(self) -> "Tokenizer":
+        return _backend(self.target_tokenizer)
+
+
+@dataclass(frozen=True)
+class Limits:
+    """How long a pair may be, special tokens included, and what happens to a longer one."""
+
+    max_source_tokens: int
+    max_target_tokens: int
+    overlong: Overlong
+
+
+class TokenColumn:
+    """Token ids of all examples, `column[i]` one example's; memory-mapped when they come from the cache.
+
+    Pickles by file name where it can, so that a worker process maps the same pages.
+    """
+
+    def __init__(self, dataset: "Dataset", name: str) -> None:
+        self._dataset, self._name = dataset, name
+        chunks = dataset.data.column(name).chunks
+        self._values: list[Ids] = [chunk.values.to_numpy() for chunk in chunks]
+        self._offsets: list[Ids] = [chunk.offsets.to_numpy() for chunk in chunks]
+        self._starts = [0]
+        for offsets in self._offsets:
+            self._starts.append(self._starts[-1] + len(offsets) - 1)
+
+    def __reduce__(self) -> tuple[type["TokenColumn"], tuple["Dataset", str]]:
+        return TokenColumn, (self._dataset, self._name)
+
+    def __len__(self) -> int:
+        return self._starts[-1]
+
+    def __getitem__(self, index: int) -> Ids:
+        if not 0 <= index < len(self):
+            raise IndexError(f"example {index}: expected 0..{len(self) - 1}")
+        chunk = bisect_right(self._starts, index) - 1
+        offsets, row = self._offsets[chunk], index - self._starts[chunk]
+        return self._values[chunk][offsets[row] : offsets[row + 1]]
+
+    def lengths(self) -> Ids:
+        """Count the tokens of each example, `[B]`."""
+        counts = [np.diff(offsets).astype(np.int32) for offsets in self._offsets]
+        return np.concatenate(counts) if counts else np.zeros(0, np.int32)
+
+
+@dataclass(eq=False)
+class EncodedSplit:
+    """A split as the plan and the collator see it.
+
+    Attributes:
+        rows: The texts, not cut.
+        tokens: The columns `source_ids` and `target_ids`, lists of int32.
+        source_ids: Tokens by example index.
+        target_ids: `tokens + eos` by example index.
+        source_lengths: Tokens of each source after cutting, `[B]`.
+        target_lengths: Tokens of each target after cutting, eos included, `[B]`.
+        num_truncated_sources: Sources that were cut to `max_source_tokens`.
+        num_truncated_targets: Targets that were cut to `max_target_tokens`.
+    """
+
+    rows: Rows
+    tokens: "Dataset"
+    num_truncated_sources: int
+    num_truncated_targets: int
+    source_ids: TokenColumn = field(init=False)
+    target_ids: TokenColumn = field(init=False)
+    source_lengths: Ids = field(init=False)
+    target_lengths: Ids = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.source_ids = TokenColumn(self.tokens, "source_ids")
+        self.target_ids = TokenColumn(self.tokens, "target_ids")
+        self.source_lengths = self.source_ids.lengths()
+        self.target_lengths = self.target_ids.lengths()
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def take(self, indices: Iterable[int]) -> tuple[list[Ids], list[Ids]]:
+        """Return sources and targets of some examples, without copying them."""
+        chosen = [int(index) for index in indices]
+        return [self.source_ids[index] for index in chosen], [self.target_ids[index] for index in chosen]
+
+
+def rows_fingerprint(rows: Rows) -> str:
+    """Hash ids, texts and references in their order."""
+    columns = (rows.ids, rows.sources, rows.targets, rows.references)
+    slices = [slice(start, start + _BATCH_ROWS) for start in range(0, len(rows), _BATCH_ROWS)]
+    return json_sha256([json_sha256([column[part] for column in columns]) for part in slices])
+
+
+def codec_fingerprint(codec: TextCodec) -> str:
+    """Hash what the tokenizers do and the special tokens, not where they were loaded from.
+
+    A tokenizer's own truncation and padding do not count: they are switched off here, and the library changes them
+    whenever the tokenizer is called.
+    """
+    tokenizers = []
+    for tokenizer in (codec.source_tokenizer, codec.target_tokenizer):
+        state = json.loads(_backend(tokenizer).to_str())
+        tokenizers.append([state, sorted(tokenizer.all_special_ids), tokenizer.split_special_tokens])
+    return json_sha256([tokenizers, codec.decoder_start_id, codec.eos_id, codec.pad_id, codec.source_pad_id])
+
+
+def split_key(rows: str, codec: str, limits: Limits) -> str:
+    """Name the cache of one split: what was read, with what, cut to what, by which version of the tokenizers library.
+
+    Args:
+        rows: From `rows_fingerprint`.
+        codec: From `codec_fingerprint`.
+        limits: A refusal counts too, since it proves that nothing was cut.
+    """
+    sizes = [limits.max_source_tokens, limits.max_target_tokens, limits.overlong.value]
+    return json_sha256([CACHE_FORMAT, version("tokenizers"), rows, codec, sizes])
+
+
+def encode_split(
+    rows: Rows, codec: TextCodec, limits: Limits, *, name: str, cache_dir: Path | None, cache_key: str | None
+) -> EncodedSplit:
+    """Tokenise a split, or take it from the cache; what is damaged there is built again.
+
+    Args:
+        rows: The texts.
+        codec: What they are tokenised with.
+        limits: Applied after tokenising; a text that is cut keeps its final special token.
+        name: Of the split, for messages.
+        cache_dir: The tokens lie in `<cache_dir>/tokens/<cache_key>`; None: nothing is stored.
+        cache_key: From `split_key`; None: nothing is stored.
+
+    Raises:
+        ConfigError: The source limit leaves no room for a token, or the cache cannot be written.
+        DataError: A text is longer than its limit and `overlong` refuses it, or has no token but special ones.
+        ModelError: A tokenizer is not a fast one.
+    """
+    folder = cache_dir / "tokens" / cache_key if cache_dir is not None and cache_key is not None else None
+    split = _open(folder, rows) if folder is not None else None
+    if split is None:
+        split = _encoded(rows, codec, limits, name)
+        if folder is not None:
+            _store(split, folder)
+            split = _open(folder, rows) or split
+    return split
+
+
+@dataclass
+class _Side:
+    """One side of a split on its way through the tokenizer."""
+
+    name: str  # source or target
+    encode: Callable[[Sequence[str]], list[list[int]]]
+    cut: Callable[[list[int], int], list[int]]
+    limit: int
+    empty_tokens: set[int]  # a text of only these says nothing
+    chunks: list[Any] = field(default_factory=list)  # pyarrow.ListArray of int32
+    num_overlong: int = 0
+    first_overlong: tuple[int, int] = (0, 0)  # index, length
+    empty: list[int] = field(default_factory=list)
+
+    def add(self, start: int, texts: Sequence[str]) -> None:
+        """Tokenise the texts from index `start` on."""
+        import pyarrow as pa
+
+        ids = self.encode(texts)
+        for index, tokens in enumerate(ids):
+            if len(tokens) > self.limit:
+                self.first_overlong = self.first_overlong if self.num_overlong else (start + index, len(tokens))
+                self.num_overlong += 1
+                ids[index] = self.cut(tokens, self.limit)
+            if self.empty_tokens.issuperset(ids[index]):
+                self.empty.append(start + index)
+        offsets = np.cumsum([0, *map(len, ids)], dtype=np.int32)
+        values = np.fromiter((token for tokens in ids for token in tokens), np.int32, count=int(offsets[-1]))
+        self.chunks.append(pa.ListArray.from_arrays(offsets, values))
+
+    def faults(self, split: str, ids: list[str], overlong: Overlong) -> list[str]:
+        """Say which rows cannot be used."""
+        reason = "no token is left of it but special ones"
+        shown = [f"{split}:example {ids[index]!r}:{self.name}" for index in self.empty[:NUM_SHOWN_ROWS]]
+        found = [fault(place, "a text", None, reason) for place in shown]
+        if len(self.empty) > NUM_SHOWN_ROWS:
+            found.append(f"{split}: {len(self.empty) - NUM_SHOWN_ROWS} more {self.name}s without tokens.")
+        if overlong is Overlong.refuse and self.num_overlong:
+            index, length = self.first_overlong
+            key = f"task.max_{self.name}_tokens"
+            reason = f"{split} has {self.num_overlong} {self.name}(s) above it, the first is example {ids[index]!r}"
+            remedy = f"Raise {key}, or set task.overlong=truncate"
+            found.append(fault(key, f"at most {self.limit} tokens", length, reason, remedy))
+        return found
+
+
+def _encoded(rows: Rows, codec: TextCodec, limits: Limits, name: str) -> EncodedSplit:
+    import pyarrow as pa
+    from datasets import Dataset
+
+    least = codec.num_source_specials + 1
+    if limits.max_source_tokens < least:
+        reason = f"{least - 1} of them are special tokens"
+        raise ConfigError(fault("task.max_source_tokens", f"{least} or more", limits.max_source_tokens, reason))
+    specials = _specials(codec.source_tokenizer, codec.source_pad_id)
+    source = _Side("source", codec.encode_sources, codec.cut_source, limits.max_source_tokens, specials)
+    specials = _specials(codec.target_tokenizer, codec.eos_id, codec.pad_id)
+    target = _Side("target", codec.encode_targets, codec.cut_target, limits.max_target_tokens, specials)
+    for start in range(0, len(rows), _BATCH_ROWS):
+        source.add(start, rows.sources[start : start + _BATCH_ROWS])
+        target.add(start, rows.targets[start : start + _BATCH_ROWS])
+    faults = [text for side in (source, target) for text in side.faults(name, rows.ids, limits.overlong)]
+    if faults:
+        raise DataError("\n".join(faults))
+    ids = pa.list_(pa.int32())
+    columns = {"source_ids": pa.chunked_array(source.chunks, ids), "target_ids": pa.chunked_array(target.chunks, ids)}
+    tokens = Dataset(pa.table(columns), fingerprint="tokens")  # its own fingerprint would hash the table by pickling it
+    return EncodedSplit(rows, tokens, source.num_overlong, target.num_overlong)
+
+
+def _cut(ids: list[int], limit: int, num_kept: int) -> list[int]:
+    return ids if len(ids) <= limit else ids[: limit - num_kept] + ids[len(ids) - num_kept :]
+
+
+def _specials(tokenizer: "PreTrainedTokenizerBase", *more: int) -> set[int]:
+    """Return the tokens that carry no text. An unknown word does: it stays one token of its text."""
+    names = ("cls", "sep", "pad", "bos", "eos", "mask")
+    return {*more, *(token for name in names if (token := getattr(tokenizer, f"{name}_token_id")) is not None)}
+
+
+def _backend(tokenizer: "PreTrainedTokenizerBase") -> "Tokenizer":
+    """Copy the tokenizer proper, without the truncation and padding that its file may ask for."""
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if backend is None:
+        raise ModelError(fault(type(tokenizer).__name__, "a fast tokenizer", None, "it has no tokenizers backend"))
+    plain: Tokenizer = deepcopy(backend)
+    plain.no_truncation()
+    plain.no_padding()
+    plain.encode_special_tokens = tokenizer.split_special_tokens
+    return plain
+
+
+def _open(folder: Path, rows: Rows) -> EncodedSplit | None:
+    """Map what `_store` wrote, or return None when it is not there or not as it was written."""
+    from datasets import Dataset
+
+    try:
+        manifest = json.loads((folder / _MANIFEST).read_text())
+        if manifest["rows"] != len(rows) or manifest["files"] != _files(folder):
+            return None
+        with _without_progress_bars():
+            tokens = Dataset.load_from_disk(str(folder), keep_in_memory=False)
+        return EncodedSplit(rows, tokens, manifest["num_truncated_sources"], manifest["num_truncated_targets"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def _store(split: EncodedSplit, folder: Path) -> None:
+    """Write a cache folder beside its place and move it there; whoever comes second leaves the first one's."""
+    built = folder.with_name(f".{folder.name}.{secrets.token_hex(4)}")
+    try:
+        built.mkdir(parents=True)
+        with _without_progress_bars():
+            split.tokens.save_to_disk(str(built))
+        manifest = {
+            "rows": len(split),
+            "num_truncated_sources": split.num_truncated_sources,
+            "num_truncated_targets": split.num_truncated_targets,
+            "files": _files(built),
+        }
+        (built / _MANIFEST).write_text(json.dumps(manifest, indent=2))
+        _install(built, folder, split.rows)
+    except OSError as error:
+        place, remedy = str(folder.parent.parent), "Free space there or set run.cache_dir"
+        raise ConfigError(fault("run.cache_dir", "a folder to write to", place, str(error), remedy)) from error
+    finally:
+        shutil.rmtree(built, ignore_errors=True)
+
+
+def _install(built: Path, folder: Path, rows: Rows) -> None:
+    for _ in range(_INSTALL_ATTEMPTS):  # a failed attempt means that another process has just put a folder there
+        if _open(folder, rows) is not None:
+            return
+        damaged = folder.with_name(f"{built.name}.{secrets.token_hex(4)}")
+        with suppress(FileNotFoundError):
+            folder.rename(damaged)
+        shutil.rmtree(damaged, ignore_errors=True)
+        try:
+            built.rename(folder)
+        except OSError as error:
+            if error.errno not in {errno.ENOTEMPTY, errno.EEXIST}:
+                raise
+        else:
+            return
+
+
+def _files(folder: Path) -> dict[str, dict[str, int | str]]:
+    """Return size and hash of every file of a cache folder but the manifest."""
+    names = sorted(file.name for file in folder.iterdir() if file.name != _MANIFEST and not file.name.startswith("."))
+    return {name: {"bytes": (folder / name).stat().st_size, "sha256": file_sha256(folder / name)} for name in names}
+
+
+@contextmanager
+def _without_progress_bars() -> Iterator[None]:
+    from datasets.utils import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
+
+    if are_progress_bars_disabled():
+        yield
+        return
+    disable_progress_bars()
+    try:
+        yield
+    finally:
+        enable_progress_bars()

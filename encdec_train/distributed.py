@@ -1,0 +1,68 @@
+"""Ranks: who this process is, and the few things that ranks say to one another.
+
+The only reader of `torch.distributed` and of `SLURM_*`. Without a process group every function answers for one rank.
+"""
+
+import os
+import sys
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, TypeVar
+
+if TYPE_CHECKING:
+    import torch
+
+T = TypeVar("T")
+
+
+def rank() -> int:
+    """Return this process's rank; before the process group exists, from the launcher's environment."""
+    dist = sys.modules.get("torch.distributed")
+    if dist is not None and dist.is_available() and dist.is_initialized():
+        return int(dist.get_rank())
+    for name in ("RANK", "SLURM_PROCID", "LOCAL_RANK"):
+        if name in os.environ:
+            return int(os.environ[name])
+    return 0
+
+
+def world_size() -> int:
+    """Return the number of ranks in the process group, 1 before there is one."""
+    import torch.distributed as dist
+
+    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+
+
+def all_sum(values: "torch.Tensor") -> "torch.Tensor":
+    """Add a tensor over all ranks, in place; every rank must call it."""
+    import torch.distributed as dist
+
+    if world_size() > 1:
+        dist.all_reduce(values)
+    return values
+
+
+def gather_ordered(mine: Sequence[tuple[int, T]]) -> list[T]:
+    """Collect numbered items from all ranks, in the order of their numbers; every rank must call it.
+
+    Args:
+        mine: This rank's `(index, item)` pairs; indices are distinct over all ranks.
+
+    Returns:
+        The items of all ranks by index, the same list on every rank.
+    """
+    import torch.distributed as dist
+
+    parts: list[Sequence[tuple[int, T]] | None] = [list(mine)]
+    if world_size() > 1:
+        parts = [None] * world_size()
+        dist.all_gather_object(parts, list(mine))
+    pairs = [pair for part in parts if part is not None for pair in part]
+    return [item for _, item in sorted(pairs, key=lambda pair: pair[0])]
+
+
+def barrier() -> None:
+    """Wait for every rank."""
+    import torch.distributed as dist
+
+    if world_size() > 1:
+        dist.barrier()

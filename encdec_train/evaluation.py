@@ -1,0 +1,159 @@
+"""Decoding and scoring: of a run's test splits, of its baselines, and the verbs `evaluate` and `score`."""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+from encdec_train import console, distributed
+from encdec_train.config import EvaluateConfig, ScoreConfig, TrainConfig, to_dict
+from encdec_train.data.sources import splits_of
+from encdec_train.errors import ConfigError, fault
+from encdec_train.fingerprint import json_sha256
+from encdec_train.session import DECODING_FACTOR, Session, device_type, export_codec, micro_tokens
+from encdec_train.tasks import TASKS
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import EncoderDecoderModel
+
+Scores = dict[str, Any]
+
+
+def test_splits(config: TrainConfig, session: Session) -> list[str]:
+    """Name the splits that are decoded and scored at the end."""
+    return [name for name in TASKS[config.task.name].test_splits if name in session.splits]
+
+
+def score_tests(config: TrainConfig, session: Session, model: "EncoderDecoderModel", folder: Path | None) -> Scores:
+    """Decode and score every test split; every rank must call it.
+
+    Args:
+        config: The run's.
+        session: Its splits.
+        model: Moved to the run's device.
+        folder: Where prediction files are written, None for nowhere.
+
+    Returns:
+        For each split its metrics.
+    """
+    from encdec_train.decoding.predictions import predict, write_predictions
+    from encdec_train.decoding.search import SearchSettings
+    from encdec_train.modeling.precision import autocast
+
+    device = device_type(config.trainer.accelerator)
+    budget = micro_tokens(config.data.max_micro_tokens, device) * DECODING_FACTOR
+    search = SearchSettings.of(config.decoding, config.task.max_target_tokens, budget)
+    cast("torch.nn.Module", model).to(device)
+    scores: Scores = {}
+    for name in test_splits(config, session):
+        split = session.splits[name]
+        with autocast(config.trainer.precision, device):
+            texts = predict(model, split, range(len(split)), session.codec, search, f"decode {name}")
+        if folder is not None and distributed.rank() == 0:
+            write_predictions(folder / f"{name}.jsonl", split.rows, texts)
+        rows = split.rows
+        scores[name] = scored(texts, rows.references, rows.sources, config.task.metrics, config.seed)
+    return scores
+
+
+def copy_baseline(config: TrainConfig, session: Session) -> Scores:
+    """Score the source itself as if it were the output."""
+    found = {}
+    for name in test_splits(config, session):
+        rows = session.splits[name].rows
+        found[name] = scored(rows.sources, rows.references, rows.sources, config.task.metrics, config.seed)
+    return found
+
+
+def scored(
+    texts: Sequence[str],
+    references: Sequence[Sequence[str]],
+    sources: Sequence[str] | None,
+    metrics: Sequence[str],
+    seed: int,
+) -> Scores:
+    """Score texts with the metrics of a task, by name."""
+    from encdec_train.metrics import expand
+    from encdec_train.metrics.score import score as score_texts
+
+    return dict(score_texts(texts, references, sources, expand(metrics), seed=seed))
+
+
+def evaluate(config: EvaluateConfig) -> Path:
+    """Decode a split with a finished model and score it, into a run folder of its own.
+
+    Returns:
+        The folder, with `predictions/<split>.jsonl` and `metrics.json`.
+
+    Raises:
+        EncDecError: One clear message.
+    """
+    sources = splits_of(config.task, Path(config.run.cache_dir))
+    if config.split not in sources:
+        raise ConfigError(
+            fault("split", f"one of {', '.join(sources) or 'no split: set task.test_file'}", config.split)
+        )
+    from encdec_train.data.preprocess import Limits, encode_split
+    from encdec_train.decoding.predictions import predict, write_predictions
+    from encdec_train.decoding.search import SearchSettings
+    from encdec_train.modeling.export import load
+    from encdec_train.modeling.precision import autocast
+
+    rows = sources[config.split].load()
+    model, tokenizers = load(config.checkpoint)
+    codec = export_codec(model, tokenizers)
+    task, device = config.task, device_type(config.trainer.accelerator)
+    budget = micro_tokens(config.data.max_micro_tokens, device) * DECODING_FACTOR
+    search = SearchSettings.of(config.decoding, task.max_target_tokens, budget, model.generation_config)
+    limits = Limits(
+        task.max_source_tokens or tokenizers[0].model_max_length,
+        task.max_target_tokens or search.max_new_tokens,
+        task.overlong,
+    )
+    split = encode_split(rows, codec, limits, name=config.split, cache_dir=None, cache_key=None)
+    cast("torch.nn.Module", model).to(device)
+    with autocast(config.trainer.precision, device):
+        texts = predict(model, split, range(len(split)), codec, search, f"decode {config.split}")
+    scores = scored(texts, rows.references, rows.sources, task.metrics, config.seed)
+    key = json_sha256([to_dict(config), sources[config.split].fingerprint])[:6]
+    folder = Path(config.run.output_dir) / (config.run.name or f"evaluate-{task.name}-{key}")
+    write_predictions(folder / "predictions" / f"{config.split}.jsonl", rows, texts)
+    write_json(folder / "metrics.json", {config.split: scores})
+    console.say(score_table({config.split: scores}))
+    console.say(f"\npredictions and scores: {folder}")
+    return folder
+
+
+def score(config: ScoreConfig) -> Scores:
+    """Score a prediction file and return what stands under a split's key of `metrics.json`.
+
+    Raises:
+        DataError: When the file cannot be used.
+    """
+    from encdec_train.decoding.predictions import read_predictions
+
+    rows, texts = read_predictions(Path(config.predictions))
+    sources = rows.sources if all(rows.sources) else None
+    return scored(texts, rows.references, sources, config.task.metrics, config.seed)
+
+
+def score_table(scores: Mapping[str, Scores], baselines: Mapping[str, Mapping[str, Scores]] | None = None) -> str:
+    """Lay out scores with their intervals, a block of rows a split, the baselines beside."""
+    beside = baselines or {}
+    header = ["split", "metric", "score", "95% interval", *beside]
+    rows = []
+    for split, metrics in scores.items():
+        for name, found in metrics.items():
+            low, high = found["ci95"]
+            others = [f"{base[split][name]['value']:.2f}" for base in beside.values()]
+            rows.append([split, name, f"{found['value']:.2f}", f"{low:.2f} to {high:.2f}", *others])
+    return console.table(rows, header)
+
+
+def write_json(path: Path, values: Mapping[str, Any]) -> None:
+    """Write JSON atomically."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    beside = path.with_name(f".{path.name}.tmp")
+    beside.write_text(json.dumps(values, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    beside.replace(path)

@@ -1,0 +1,162 @@
+"""The run folder: a run's identity, its name, its lock, and whether it is finished.
+
+A command is idempotent: the same identity under a name continues the run or says that it is finished; another identity
+under an existing name is refused with the difference shown. Reads no tensor, so it answers before torch is imported.
+"""
+
+import fcntl
+import json
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from encdec_train.config import TrainConfig, to_dict
+from encdec_train.errors import ConfigError, EncDecError, fault
+from encdec_train.fingerprint import json_sha256
+
+EXECUTION = {"num_workers", "max_micro_tokens"}  # of the data section: how a step is computed, not what it is
+STEP_KEYS = ("max_steps", "max_epochs", "precision")  # of the trainer section; the others are execution
+FILE_KEYS = ("train_file", "validation_file", "test_file")  # stand in the identity by content
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """The files of one run; see the table in the README.
+
+    Attributes:
+        path: `<run.output_dir>/<run.name>`.
+        identity: What the run is, as plain values.
+    """
+
+    path: Path
+    identity: Mapping[str, Any]
+
+    @property
+    def metrics(self) -> Path:
+        """`metrics.json`, the scores."""
+        return self.path / "metrics.json"
+
+    @property
+    def checkpoints(self) -> Path:
+        """The folder of the training checkpoints."""
+        return self.path / "checkpoints"
+
+    @property
+    def export(self) -> Path:
+        """The vanilla Hugging Face folder."""
+        return self.path / "export"
+
+    @property
+    def run_id(self) -> str:
+        """The tracker's id of this run: the same at every start of it, another for another identity."""
+        return f"{self.path.name}-{json_sha256(self.identity)[:8]}"
+
+    def manifest(self) -> dict[str, Any]:
+        """Read `manifest.json`; empty before there is one."""
+        file = self.path / "manifest.json"
+        values: dict[str, Any] = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+        return values
+
+    def is_finished(self) -> bool:
+        """Tell whether the run has nothing left to do."""
+        return bool(self.manifest().get("finished")) and self.metrics.is_file()
+
+    def check_identity(self) -> None:
+        """Refuse the folder when it belongs to another run.
+
+        Raises:
+            ConfigError: With every key that differs.
+        """
+        theirs = self.manifest().get("identity")
+        if theirs is None:
+            strangers = (
+                [p.name for p in self.path.iterdir() if not p.name.startswith(".")] if self.path.is_dir() else []
+            )
+            if strangers:
+                raise ConfigError(
+                    fault(
+                        "run.name",
+                        "a new name, or the folder of an earlier run",
+                        self.path.name,
+                        f"{self.path} holds {', '.join(sorted(strangers)[:4])} and no manifest.json",
+                    )
+                )
+            return
+        if theirs != self.identity:
+            lines = [f"  {key}: {old!r} there, {new!r} here" for key, old, new in difference(theirs, self.identity)]
+            raise ConfigError(
+                f"run.name: {self.path.name} is another run; nothing was changed. It differs in\n"
+                + "\n".join(lines)
+                + "\nChoose another run.name, or leave it out."
+            )
+
+    @contextmanager
+    def lock(self) -> Iterator[None]:
+        """Hold the folder while the process lives; the system lets go of it when the process dies.
+
+        Raises:
+            ConfigError: When another process holds it.
+            EncDecError: When the folder cannot be written.
+        """
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            file = (self.path / ".lock").open("a+", encoding="utf-8")
+        except OSError as error:
+            raise EncDecError(
+                fault("run.output_dir", "a folder that can be written", str(self.path), str(error))
+            ) from error
+        with file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                file.seek(0)
+                holder = file.read().strip() or "another process"
+                raise ConfigError(
+                    fault("run.name", "a run that nobody else is making", self.path.name, f"{holder} is at it")
+                ) from error
+            file.truncate(0)
+            file.write(f"process {os.getpid()} on {os.uname().nodename}")
+            file.flush()
+            yield
+
+
+def identify(config: TrainConfig, data: Mapping[str, str], checkpoints: Mapping[str, str]) -> dict[str, Any]:
+    """Say what a run is: task, data content, model, batch, optimisation, precision, steps and seed.
+
+    Args:
+        config: Everything; what is execution (devices, intervals, tracking, …) is left out here.
+        data: A fingerprint of each split's rows.
+        checkpoints: A fingerprint of each half's checkpoint.
+    """
+    plain = to_dict(config)
+    task = {key: value for key, value in plain["task"].items() if key not in FILE_KEYS and key != "metrics"}
+    return {
+        "task": task,
+        "data": dict(data),
+        "model": {**plain["model"], **checkpoints},
+        "batch": {key: value for key, value in plain["data"].items() if key not in EXECUTION},
+        "optim": plain["optim"],
+        "steps": {key: plain["trainer"][key] for key in STEP_KEYS},
+        "seed": plain["seed"],
+    }
+
+
+def open_folder(config: TrainConfig, identity: Mapping[str, Any]) -> RunFolder:
+    """Name the run's folder, from its identity where the user gave no name; nothing is created."""
+    name = config.run.name or f"{config.task.name}-{config.model.name}-{json_sha256(identity)[:6]}"
+    return RunFolder(Path(config.run.output_dir) / name, identity)
+
+
+def difference(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any, Any]]:
+    """List the leaves in which two identities differ, as (key, old, new)."""
+    found: list[tuple[str, Any, Any]] = []
+    for key in sorted(old.keys() | new.keys()):
+        mine, theirs = new.get(key), old.get(key)
+        if isinstance(mine, Mapping) and isinstance(theirs, Mapping):
+            found += difference(theirs, mine, f"{prefix}{key}.")
+        elif mine != theirs:
+            found.append((f"{prefix}{key}", theirs, mine))
+    return found

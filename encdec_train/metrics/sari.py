@@ -1,0 +1,183 @@
+"""SARI (Xu et al. 2016, TACL 4) in the three forms that published figures use.
+
+SARI compares n-grams (n = 1..4) that a prediction adds to its source, keeps of it and deletes from it with those of
+the references; it is the mean of the three operations' scores. `R` below is the number of references. The forms:
+
+| | `sari` | `sari_legacy` | `sari_t2t` |
+|---|---|---|---|
+| as in | EASSE's default | WikiLarge tables (Zhang & Lapata 2017) | DiscoFuse and WikiSplit (Rothe et al. 2020) |
+| counted | over the corpus | over the corpus | for each example, then averaged |
+| n-grams | with repetitions, times R | with repetitions, times R | present or not |
+| deletion | F1 | F1 | precision |
+| 0 / 0 | 0 | 0 | 1 |
+| tokens | 13a, lower case | 13a but for the source, split at spaces | split at spaces |
+
+What that means, with source, prediction and reference:
+- `a b c d e` copied where the reference copies: 33.3, 33.3 and 100, for nothing to add or delete is 0 / 0.
+- `a b c d.` copied likewise: 33.3, 91.7 and 100. The legacy form sees `d.` in the source but `d` and `.` in the
+  prediction, a deletion and an addition that the reference confirms. It is meant for text that is tokenised already.
+- `a b c d e f`, prediction `a b c d e`, reference `a b c d`: 49.0, 49.0 and 93.4. Too little is deleted, which
+  precision does not see.
+- `A b c d`, prediction `a b c d`, reference `A b c d`: 33.3, 19.4 and 19.4. Only `sari` ignores case.
+"""
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cache
+from importlib.metadata import version
+
+import numpy as np
+
+from encdec_train.metrics.spec import Statistics, mean_statistics, mean_value, num_references
+
+_ORDERS = (1, 2, 3, 4)
+Ngram = tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class CorpusSariMetric:
+    """SARI from n-gram counts summed over the corpus; a form is a tokenisation.
+
+    Attributes:
+        legacy: Keep case and split the source at white space only.
+    """
+
+    name: str
+    legacy: bool
+    needs_source: bool = True
+
+    def statistics(
+        self, predictions: Sequence[str], references: Sequence[Sequence[str]], sources: Sequence[str] | None
+    ) -> Statistics:
+        """Return 36 counts: for each order, and for add, keep and delete: right, predicted, possible."""
+        words = _words_13a()
+        prepare: Callable[[str], str] = str if self.legacy else str.lower
+        rows = []
+        for source, prediction, texts in zip(sources or (), predictions, references, strict=True):
+            source_words = source.split() if self.legacy else words(prepare(source))
+            reference_words = [words(prepare(text)) for text in texts]
+            rows.append(_counts(source_words, words(prepare(prediction)), reference_words))
+        return np.array(rows, dtype=np.float64)
+
+    def value(self, total: Statistics) -> float:
+        """Return the mean over orders and operations of F1, in percent."""
+        right, predicted, possible = total.reshape(-1, 3).T
+        whole = predicted + possible
+        return 100 * float(np.mean(np.divide(2 * right, whole, out=np.zeros_like(whole), where=whole > 0)))
+
+    def signature(self, references: Sequence[Sequence[str]]) -> str:
+        """Return `sari|nrefs:…|refs:pooled|…`."""
+        form = "case:mixed|tok:13a|source:space" if self.legacy else "case:lc|tok:13a|source:13a"
+        nrefs = num_references(references)
+        return f"{self.name}|nrefs:{nrefs}|refs:pooled|agg:corpus|del:f1|{form}|sacrebleu:{_sacrebleu()}|version:1"
+
+
+@dataclass(frozen=True)
+class SentenceSariMetric:
+    """SARI as tensor2tensor's `sari_hook` computes it from tokens, averaged over examples.
+
+    The hook counts the training vocabulary's pieces; words are counted here, so that models with different vocabularies
+    can be compared. Deletion is the hook's default, precision. Not settled: the paper does not say whether it passed
+    another beta, as LaserTagger's evaluation of the same data sets does (beta 1, that is F1).
+    """
+
+    name: str = "sari_t2t"
+    needs_source: bool = True
+
+    def statistics(
+        self, predictions: Sequence[str], references: Sequence[Sequence[str]], sources: Sequence[str] | None
+    ) -> Statistics:
+        """Return the example's score with the count."""
+        rows = zip(sources or (), predictions, references, strict=True)
+        return mean_statistics([
+            _sentence_sari(source.split(), prediction.split(), [text.split() for text in texts])
+            for source, prediction, texts in rows
+        ])  # fmt: skip
+
+    def value(self, total: Statistics) -> float:
+        """Return the mean over examples, in percent."""
+        return mean_value(total)
+
+    def signature(self, references: Sequence[Sequence[str]]) -> str:
+        """Return `sari_t2t|nrefs:…|refs:weighted|…`."""
+        nrefs = num_references(references)
+        return f"{self.name}|nrefs:{nrefs}|refs:weighted|agg:mean|del:precision|case:mixed|tok:space|version:1"
+
+
+@cache
+def _words_13a() -> Callable[[str], list[str]]:
+    from sacrebleu.tokenizers.tokenizer_13a import Tokenizer13a
+
+    tokenizer = Tokenizer13a()
+    return lambda text: tokenizer(text).split()
+
+
+@cache
+def _sacrebleu() -> str:
+    return version("sacrebleu")
+
+
+def _ngrams(words: Sequence[str], order: int) -> Counter[Ngram]:
+    return Counter(zip(*(words[start:] for start in range(order)), strict=False))
+
+
+def _counts(source: Sequence[str], prediction: Sequence[str], references: Sequence[Sequence[str]]) -> list[int]:
+    """Return right, predicted and possible counts of the three operations for every order, `[36]`.
+
+    Additions are counted by kind of n-gram. For the other two, source and prediction count as if repeated once a
+    reference, against the references' n-grams taken together.
+    """
+    row: list[int] = []
+    times = len(references)
+    for order in _ORDERS:
+        src, hyp = _ngrams(source, order), _ngrams(prediction, order)
+        pooled: Counter[Ngram] = Counter()
+        for words in references:
+            pooled.update(_ngrams(words, order))
+        added = [gram for gram in hyp if gram not in src]
+        row += [sum(gram in pooled for gram in added), len(added), sum(gram not in src for gram in pooled)]
+        row += _keep_and_delete(src, hyp, pooled, times)
+    return row
+
+
+def _keep_and_delete(
+    src: Counter[Ngram], hyp: Counter[Ngram], pooled: Counter[Ngram], times: int
+) -> tuple[int, int, int, int, int, int]:
+    kept = keep_right = keep_possible = deleted = delete_right = delete_possible = 0
+    for gram, count in src.items():
+        whole, wanted = times * count, min(times * count, pooled[gram])
+        here = min(whole, times * hyp[gram])
+        kept += here
+        keep_right += min(here, wanted)
+        keep_possible += wanted
+        deleted += whole - here
+        delete_right += min(whole - here, whole - wanted)
+        delete_possible += whole - wanted
+    return keep_right, kept, keep_possible, delete_right, deleted, delete_possible
+
+
+def _sentence_sari(source: Sequence[str], prediction: Sequence[str], references: Sequence[Sequence[str]]) -> float:
+    return float(np.mean([_order_sari(source, prediction, references, order) for order in _ORDERS]))
+
+
+def _order_sari(
+    source: Sequence[str], prediction: Sequence[str], references: Sequence[Sequence[str]], order: int
+) -> float:
+    src, hyp = set(_ngrams(source, order)), set(_ngrams(prediction, order))
+    grams_of = [grams for words in references if (grams := set(_ngrams(words, order)))]
+    # the share of the references (that have n-grams of this order at all) with the n-gram
+    share = {gram: votes / len(grams_of) for gram, votes in Counter(g for grams in grams_of for g in grams).items()}
+    kept, deleted, added = src & hyp, src - hyp, hyp - src
+    keep_right = sum(share.get(gram, 0.0) for gram in kept)
+    keep = _f1(keep_right, len(kept), sum(share.get(gram, 0.0) for gram in src))
+    delete = sum(1 - share.get(gram, 0.0) for gram in deleted) / len(deleted) if deleted else 1.0
+    add = _f1(len(added & share.keys()), len(added), len(share.keys() - src))
+    return (keep + delete + add) / 3
+
+
+def _f1(right: float, predicted: float, possible: float) -> float:
+    """Return F1 where a precision or recall of 0 / 0 is 1: nothing was asked for and nothing was done."""
+    precision = right / predicted if predicted else 1.0
+    recall = right / possible if possible else 1.0
+    return 2 * precision * recall / (precision + recall) if precision + recall else 0.0

@@ -1,0 +1,192 @@
+"""Where pretrained checkpoints are, whether they can be used, and their tokenizers; no weights are loaded here."""
+
+import contextlib
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import transformers
+from transformers import AutoConfig, AutoTokenizer, PretrainedConfig, PreTrainedTokenizerBase
+
+from encdec_train.errors import ModelError, fault
+
+WEIGHT_FILES = ("model.safetensors", "model.safetensors.index.json")
+MODEL_TYPES = ("bert",)  # the architectures whose warm start is tested
+
+
+@dataclass(frozen=True)
+class Source:
+    """One half's checkpoint, found and read as far as its config and tokenizer.
+
+    Attributes:
+        key: The config key that named it.
+        name: A folder or a Hub id.
+        revision: What the key `<key>_revision` pins.
+        config: The architecture.
+        tokenizer: Its tokenizer, without truncation or padding of its own.
+    """
+
+    key: str
+    name: str
+    revision: str | None
+    config: PretrainedConfig
+    tokenizer: PreTrainedTokenizerBase
+
+    @property
+    def max_positions(self) -> int:
+        """The longest sequence in tokens that the position embeddings reach."""
+        return int(self.config.max_position_embeddings)
+
+
+@dataclass(frozen=True)
+class SpecialIds:
+    """The ids that frame a text.
+
+    Attributes:
+        start: What the decoder starts from.
+        eos: What ends a target.
+        pad: What fills a batch.
+    """
+
+    start: int
+    eos: int
+    pad: int
+
+
+@contextlib.contextmanager
+def quiet_library() -> Iterator[None]:
+    """Keep the library's bars and load reports off the console; ours says more (known_defects D16)."""
+    logging = transformers.utils.logging
+    verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(verbosity)
+        if bars:
+            logging.enable_progress_bar()
+
+
+def find(key: str, name: str, revision: str | None) -> Source:
+    """Find a checkpoint and read its config and tokenizer.
+
+    Args:
+        key: The config key that names it, for messages.
+        name: A local folder or a Hub id.
+        revision: A commit, branch or tag of the Hub.
+
+    Raises:
+        ModelError: When it is missing, has no weights, needs code of its own, is of an architecture that is not
+            supported, or has a tokenizer that does not fit.
+    """
+    folder = Path(name)
+    if folder.is_dir():
+        _check_folder(key, folder)
+    elif folder.is_absolute() or name.startswith((".", "~")) or name.count("/") > 1:
+        expected = "a folder or a Hub id such as google-bert/bert-base-uncased"
+        raise ModelError(fault(key, expected, name, "there is no such folder"))
+    try:
+        config = AutoConfig.from_pretrained(name, revision=revision, trust_remote_code=False)
+    except (OSError, ValueError, KeyError) as error:
+        raise ModelError(_unreadable(key, name, "config.json", error)) from error
+    if config.model_type not in MODEL_TYPES:
+        expected = f"a checkpoint of type {', '.join(MODEL_TYPES)}"
+        raise ModelError(fault(key, expected, config.model_type, f"{name} is another architecture"))
+    source = Source(key, name, revision, config, _tokenizer(key, name, revision))
+    _check_vocabulary(source)
+    return source
+
+
+def special_ids(source: Source) -> SpecialIds:
+    """Name the ids that frame a target.
+
+    Raises:
+        ModelError: When the tokenizer lacks one of them.
+    """
+    tokenizer = source.tokenizer
+    start = tokenizer.cls_token_id if tokenizer.cls_token_id is not None else tokenizer.bos_token_id
+    eos = tokenizer.sep_token_id if tokenizer.sep_token_id is not None else tokenizer.eos_token_id
+    pad = tokenizer.pad_token_id
+    named = {"a start token ([CLS] or bos)": start, "an end token ([SEP] or eos)": eos, "a pad token": pad}
+    missing = [what for what, value in named.items() if value is None]
+    if missing:
+        raise ModelError(fault(source.key, f"a tokenizer with {' and '.join(missing)}", source.name))
+    return SpecialIds(start, eos, pad)
+
+
+def _check_folder(key: str, folder: Path) -> None:
+    config_file = folder / "config.json"
+    if not config_file.is_file():
+        found = ", ".join(sorted(path.name for path in folder.iterdir())[:8]) or "nothing"
+        raise ModelError(fault(key, "a checkpoint folder with config.json", str(folder), f"it holds {found}"))
+    try:
+        values: dict[str, Any] = json.loads(config_file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ModelError(fault(key, "a readable config.json", str(config_file), str(error))) from error
+    if "auto_map" in values:
+        raise ModelError(
+            fault(
+                key,
+                "an architecture of the transformers library",
+                str(folder),
+                "its config.json has an auto_map, which asks to run code from the checkpoint",
+            )
+        )
+    if not any((folder / name).is_file() for name in WEIGHT_FILES):
+        pickled = next(iter(sorted(folder.glob("*.bin"))), None)
+        reason = f"{pickled.name} is a pickle, which can run code" if pickled else "there are no weights in it"
+        remedy = "Load it once with transformers and save_pretrained() it as safetensors" if pickled else ""
+        raise ModelError(fault(key, f"a folder with {WEIGHT_FILES[0]}", str(folder), reason, remedy))
+
+
+def _tokenizer(key: str, name: str, revision: str | None) -> PreTrainedTokenizerBase:
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(name, revision=revision, trust_remote_code=False, use_fast=True)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ModelError(_unreadable(key, name, "its tokenizer", error)) from error
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if backend is None:
+        raise ModelError(fault(key, "a tokenizer with a tokenizer.json", name, "it has no fast tokenizer"))
+    backend.no_truncation()  # sentence encoders ship a tokenizer.json that cuts at 128 tokens on its own
+    backend.no_padding()
+    return tokenizer
+
+
+def _check_vocabulary(source: Source) -> None:
+    rows, tokens = int(source.config.vocab_size), len(source.tokenizer)
+    ids = source.tokenizer.get_vocab().values()
+    highest = max(ids, default=-1)
+    if highest >= rows:
+        raise ModelError(
+            fault(
+                source.key,
+                f"a tokenizer of at most {rows:,} tokens, the rows of the embedding",
+                tokens,
+                f"the highest id is {highest}: {source.name} holds another model's tokenizer",
+            )
+        )
+    if tokens < len(source.tokenizer.all_special_ids) + 1:
+        raise ModelError(
+            fault(
+                source.key,
+                "a tokenizer with a vocabulary",
+                f"{tokens} tokens",
+                f"the tokenizer files of {source.name} are missing",
+            )
+        )
+
+
+def _unreadable(key: str, name: str, what: str, error: Exception) -> str:
+    reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    if Path(name).is_dir():
+        return fault(key, f"a folder from which {what} can be read", name, reason)
+    return fault(
+        key,
+        "a folder, or a Hub id that can be reached or is cached",
+        name,
+        reason,
+        "Check the name and the network, or set the key to a local folder",
+    )

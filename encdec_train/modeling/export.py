@@ -1,0 +1,99 @@
+"""The export: a folder that transformers loads without this package."""
+
+import os
+import shutil
+from pathlib import Path
+
+import torch
+from transformers import AutoConfig, AutoTokenizer, EncoderDecoderModel, GenerationConfig, PreTrainedTokenizerBase
+
+from encdec_train.errors import ModelError, fault
+from encdec_train.modeling.checkpoints import quiet_library
+from encdec_train.modeling.sharing import separate_state
+
+WHAT = "a run folder, an export folder or a Hub id"
+
+
+def export(
+    model: EncoderDecoderModel,
+    folder: Path,
+    tokenizers: tuple[PreTrainedTokenizerBase, PreTrainedTokenizerBase],
+    generation: GenerationConfig,
+    limits: tuple[int, int],
+    card: str,
+) -> None:
+    """Write a vanilla folder beside the target and put it in place whole.
+
+    Shared parameters are written out twice (known_defects D2). The library builds the encoder with a pooler that this
+    model has no use for; it is exported as zeros, so that loading reports nothing as newly initialised (D8).
+
+    Args:
+        model: The trained pair.
+        folder: Where to; replaced if it is there.
+        tokenizers: The encoder's, and the decoder's (written to `decoder_tokenizer/` when it is another one).
+        generation: Decoding settings, written so that `generate()` needs no argument.
+        limits: Source and target tokens of the task; the source's becomes the tokenizer's `model_max_length`.
+        card: The model card.
+    """
+    beside = folder.with_name(f".{folder.name}.{os.getpid()}")
+    shutil.rmtree(beside, ignore_errors=True)
+    state = separate_state(model)
+    hidden = int(model.encoder.config.hidden_size)
+    state["encoder.pooler.dense.weight"] = torch.zeros(hidden, hidden)
+    state["encoder.pooler.dense.bias"] = torch.zeros(hidden)
+    with quiet_library():
+        model.save_pretrained(beside, state_dict=state, safe_serialization=True)
+    generation.save_pretrained(beside)
+    _save_tokenizer(tokenizers[0], beside, limits[0])
+    if tokenizers[1] is not tokenizers[0]:
+        _save_tokenizer(tokenizers[1], beside / "decoder_tokenizer", limits[1])
+    (beside / "README.md").write_text(card, encoding="utf-8")
+    shutil.rmtree(folder, ignore_errors=True)
+    beside.rename(folder)
+
+
+def load(folder: str) -> tuple[EncoderDecoderModel, tuple[PreTrainedTokenizerBase, PreTrainedTokenizerBase]]:
+    """Load an export (or any encoder-decoder checkpoint) with its tokenizers, in eval mode.
+
+    Args:
+        folder: An export folder, a run folder that holds one, or a Hub id.
+
+    Raises:
+        ModelError: When there is none.
+    """
+    path = Path(folder)
+    where = path / "export" if (path / "export" / "config.json").is_file() else path
+    name = str(where) if path.exists() else folder
+    if path.exists() and not (where / "config.json").is_file():
+        raise ModelError(fault("checkpoint", WHAT, folder, "there is no config.json in it"))
+    try:
+        with quiet_library():
+            return _load(name, where)
+    except (OSError, ValueError, KeyError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise ModelError(fault("checkpoint", WHAT, folder, reason)) from error
+
+
+def _load(
+    name: str, where: Path
+) -> tuple[EncoderDecoderModel, tuple[PreTrainedTokenizerBase, PreTrainedTokenizerBase]]:
+    config = AutoConfig.from_pretrained(name, trust_remote_code=False)
+    if config.model_type != "encoder-decoder":
+        remedy = "Pretrained halves are for `encdec train model.encoder=…`"
+        raise ModelError(
+            fault("checkpoint", "an encoder-decoder model", config.model_type, f"{name} is no export", remedy)
+        )
+    model = EncoderDecoderModel.from_pretrained(name, trust_remote_code=False, use_safetensors=True)
+    source = AutoTokenizer.from_pretrained(name, trust_remote_code=False)
+    own = where / "decoder_tokenizer"
+    target = AutoTokenizer.from_pretrained(str(own), trust_remote_code=False) if own.is_dir() else source
+    return model, (source, target)
+
+
+def _save_tokenizer(tokenizer: PreTrainedTokenizerBase, folder: Path, max_tokens: int) -> None:
+    before = tokenizer.model_max_length
+    tokenizer.model_max_length = max_tokens
+    try:
+        tokenizer.save_pretrained(folder)
+    finally:
+        tokenizer.model_max_length = before

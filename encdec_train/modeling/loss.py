@@ -1,0 +1,51 @@
+"""The training loss: our own forward through the two halves, and the head on label rows only."""
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F  # noqa: N812 - the field's name for it
+from transformers import EncoderDecoderModel, PreTrainedModel
+
+from encdec_train.batch import MicroBatch
+from encdec_train.modeling.sharing import base_model
+
+
+def loss_sum(model: EncoderDecoderModel, micro: MicroBatch, label_smoothing: float = 0.0) -> torch.Tensor:
+    """Sum the cross-entropy over a micro-batch's labels.
+
+    The sum, not the mean: the caller divides by the target tokens of the global batch, so that neither micro-batches
+    nor ranks change the gradient (known_defects D5, D6). The decoder gets no mask: its padding is on the right, and
+    causal order hides it (D10). No key/value cache is built (D18).
+
+    Args:
+        model: The pair.
+        micro: `B` examples with `N` labels.
+        label_smoothing: The share of probability spread evenly over the vocabulary.
+
+    Returns:
+        A scalar in nats, float32; zero with zero gradients when `N` is 0.
+    """
+    encoded_BSH = encode(model, micro.source_ids_BS, micro.source_mask_BS)
+    hidden_BTH = base_model(model.decoder)(
+        input_ids=micro.decoder_ids_BT,
+        encoder_hidden_states=encoded_BSH,
+        encoder_attention_mask=micro.source_mask_BS,
+        use_cache=False,
+    ).last_hidden_state
+    logits_NV = head(model.decoder, hidden_BTH[micro.target_mask_BT])
+    logits_NV = logits_NV if logits_NV.dtype == torch.float64 else logits_NV.float()
+    return F.cross_entropy(logits_NV, micro.labels_N, reduction="sum", label_smoothing=label_smoothing)
+
+
+def encode(model: EncoderDecoderModel, source_ids_BS: torch.Tensor, source_mask_BS: torch.Tensor) -> torch.Tensor:
+    """Run the encoder; `[B, S, H]` in the decoder's width."""
+    encoded_BSH: torch.Tensor = model.encoder(input_ids=source_ids_BS, attention_mask=source_mask_BS).last_hidden_state
+    projection: torch.nn.Module | None = getattr(model, "enc_to_dec_proj", None)
+    return encoded_BSH if projection is None else projection(encoded_BSH)
+
+
+def head(decoder: PreTrainedModel, hidden_NH: torch.Tensor) -> torch.Tensor:
+    """Turn hidden states into logits `[N, V]` with the decoder's own head."""
+    module: Any = decoder.cls if hasattr(decoder, "cls") else decoder.lm_head
+    logits_NV: torch.Tensor = module(hidden_NH)
+    return logits_NV

@@ -1,0 +1,108 @@
+"""Read back what a run has written, whatever of it is there."""
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from encdec_train.errors import DataError, fault
+
+Row = Mapping[str, Any]
+Scores = Mapping[str, Mapping[str, Mapping[str, Any]]]
+
+BASELINES = "baselines"
+_KNOWN = ("config.yaml", "manifest.json", "metrics.jsonl", "metrics.json", "predictions")
+
+
+@dataclass(frozen=True)
+class RunRecord:
+    """What a run folder holds; what is missing is empty.
+
+    Attributes:
+        name: The folder's name.
+        config: `config.yaml` as text.
+        manifest: `manifest.json`.
+        rows: `metrics.jsonl` in order of the file.
+        random_rows: The same of the baseline from random weights.
+        scores: Split, metric, then `value`, `signature` and `ci95`.
+        baselines: A `scores` for each baseline.
+        predictions: The prediction file of each split.
+    """
+
+    name: str
+    config: str
+    manifest: Row
+    rows: list[Row]
+    random_rows: list[Row]
+    scores: Scores
+    baselines: Mapping[str, Scores]
+    predictions: Mapping[str, Path]
+
+
+def read_run(folder: Path) -> RunRecord:
+    """Read a run folder.
+
+    Raises:
+        DataError: There is nothing of a run in it, or a file of it is damaged.
+    """
+    if not any((folder / name).exists() for name in _KNOWN):
+        raise DataError(fault("runs", "a run folder", str(folder), f"it has none of {', '.join(_KNOWN)}"))
+    config = folder / "config.yaml"
+    scores = dict(_read_json(folder / "metrics.json"))
+    baselines = scores.pop(BASELINES, {})
+    return RunRecord(
+        name=folder.resolve().name,
+        config=config.read_text(encoding="utf-8", errors="replace") if config.is_file() else "",
+        manifest=_read_json(folder / "manifest.json"),
+        rows=list(read_rows(folder / "metrics.jsonl")),
+        random_rows=list(read_rows(folder / "baseline_random" / "metrics.jsonl")),
+        scores=_scored(scores),
+        baselines={name: _scored(found) for name, found in baselines.items()},
+        predictions={path.stem: path for path in sorted((folder / "predictions").glob("*.jsonl"))},
+    )
+
+
+def read_rows(path: Path) -> Iterator[dict[str, Any]]:
+    """Yield the objects of a JSONL file; the end of a line that was never finished is left out.
+
+    Raises:
+        DataError: A whole line is no JSON object.
+    """
+    if not path.is_file():
+        return
+    with path.open(encoding="utf-8", errors="replace") as file:
+        for number, line in enumerate(file, start=1):
+            if line.endswith("\n") and line.strip():
+                yield _parse(line, f"{path}:{number}")
+
+
+def curve(rows: list[Row], name: str) -> list[tuple[float, float]]:
+    """Return (step, value) of every row that has a number under a name."""
+    return [
+        (float(row["step"]), float(row[name]))
+        for row in rows
+        if isinstance(row.get(name), int | float) and isinstance(row.get("step"), int | float)
+    ]
+
+
+def _scored(splits: Mapping[str, Any]) -> Scores:
+    """Keep what has a value: a metric that is undefined on a split (null) has none."""
+    return {
+        split: {name: found for name, found in metrics.items() if isinstance(found.get("value"), int | float)}
+        for split, metrics in splits.items()
+    }
+
+
+def _read_json(path: Path) -> Row:
+    return _parse(path.read_text(encoding="utf-8", errors="replace"), str(path)) if path.is_file() else {}
+
+
+def _parse(text: str, where: str) -> dict[str, Any]:
+    try:
+        value = json.loads(text)
+    except ValueError as error:
+        raise DataError(fault(where, "a JSON object", None, f"it is damaged: {error}")) from error
+    if not isinstance(value, dict):
+        raise DataError(fault(where, "a JSON object", value))
+    return value

@@ -1,0 +1,297 @@
+"""READ FIRST: one run from top to bottom. `train` is the story; what it calls follows in the order of the story."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from encdec_train import console, distributed
+from encdec_train.config import Baseline, Init, TrackerName, TrainConfig, to_dict, to_yaml
+from encdec_train.data.sources import SplitSource, splits_of
+from encdec_train.errors import ConfigError, fault
+from encdec_train.evaluation import Scores, copy_baseline, score_table, score_tests, test_splits, write_json
+from encdec_train.folder import RunFolder, identify, open_folder
+from encdec_train.session import (
+    DECODING_FACTOR,
+    Session,
+    checkpoint_fingerprints,
+    device_type,
+    micro_tokens,
+    open_session,
+    warm_start,
+    with_demo_checkpoint,
+)
+
+if TYPE_CHECKING:
+    from encdec_train.modeling.warm_start import WarmStart
+    from encdec_train.tracking.tracker import Tracker
+    from encdec_train.training.validation import Validator
+
+NUM_SHOWN = 5  # predictions on the console
+CLIP = 160  # characters of each
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run while it is made.
+
+    Attributes:
+        config: Everything, with the demo's checkpoint resolved to its folder.
+        folder: Where it is written.
+        session: What it has loaded.
+        tracker: Who is told besides.
+    """
+
+    config: TrainConfig
+    folder: RunFolder
+    session: Session
+    tracker: "Tracker"
+
+
+def train(config: TrainConfig) -> Path:
+    """Train, decode, score, export and report; go on where an earlier start of the same run stopped.
+
+    Returns:
+        The run's folder.
+
+    Raises:
+        EncDecError: One clear message; what was there before is still there.
+    """
+    if distributed.rank() > 0:
+        console.silence()
+    sources = splits_of(config.task, Path(config.run.cache_dir))
+    if "train" not in sources:
+        raise ConfigError(
+            fault("task.train_file", "a file of pairs", None, f"task={config.task.name} has nothing to train on")
+        )
+    data = {name: split.fingerprint for name, split in sources.items()}
+    folder = open_folder(config, identify(config, data, checkpoint_fingerprints(config.model)))
+    folder.check_identity()
+    if folder.is_finished():
+        console.say(f"{folder.path} is finished; nothing to do. Another seed, setting or run.name makes another run.")
+        return folder.path
+    if distributed.rank() > 0:
+        make(config, folder, sources)
+    else:
+        with folder.lock():
+            make(config, folder, sources)
+    return folder.path
+
+
+def make(config: TrainConfig, folder: RunFolder, sources: Mapping[str, SplitSource]) -> None:
+    """Do everything that takes time. Each part is skipped or continued when an earlier start has done it."""
+    from encdec_train.tracking import start as start_tracker
+
+    device_type(config.trainer.accelerator)
+    rows = {name: source.load() for name, source in sources.items()}
+    config = replace(config, model=with_demo_checkpoint(config.model, Path(config.run.cache_dir)))
+    session = open_session(config, rows, sources)
+    started = warm_start(config, session, config.model.init)
+    main = distributed.rank() == 0
+    if main:
+        describe_start(config, folder, session, started)
+    kind = config.tracking.kind if main else TrackerName.none
+    tracker = start_tracker(kind, config.tracking, folder.path, folder.run_id, to_dict(config))
+    run, scores, failed = Run(config, folder, session, tracker), Scores(), True
+    try:
+        step = fit(run, started, folder.path)
+        scores = score_tests(config, session, started.model, folder.path / "predictions")
+        if main:
+            export(run, started, scores, step)
+        baselines = score_baselines(run)
+        failed = False
+    finally:
+        tracker.finish(flat(scores), failed)
+    if main:
+        finish(run, scores, baselines)
+
+
+def describe_start(config: TrainConfig, folder: RunFolder, session: Session, started: "WarmStart") -> None:
+    """Write `config.yaml` and `manifest.json`."""
+    from encdec_train.report.manifest import write_manifest
+
+    (folder.path / "config.yaml").write_text(to_yaml(config), encoding="utf-8")
+    halves = {
+        half.name: {
+            "checkpoint": half.checkpoint,
+            "loaded": half.loaded,
+            "fresh": half.fresh,
+            "fresh_tensors": list(half.fresh_tensors),
+        }
+        for half in started.halves
+    }
+    splits = {
+        name: {
+            "examples": len(split),
+            "truncated_sources": split.num_truncated_sources,
+            "truncated_targets": split.num_truncated_targets,
+        }
+        for name, split in session.splits.items()
+    }
+    parameters = {"distinct": started.total, "shared": started.shared, **halves}
+    write_manifest(
+        folder.path, {"identity": folder.identity, "finished": False, "splits": splits, "parameters": parameters}
+    )
+
+
+def fit(run: Run, started: "WarmStart", root: Path, *, quiet: bool = False) -> int:
+    """Train, from the newest whole checkpoint where there is one, and load the weights of the best validation.
+
+    Args:
+        run: The run.
+        started: The model.
+        root: `checkpoints/` and `metrics.jsonl` are written here.
+        quiet: No tracker (a baseline).
+
+    Returns:
+        The step whose weights the model now has.
+    """
+    import numpy as np
+
+    from encdec_train.data.datamodule import Seq2SeqDataModule
+    from encdec_train.data.plan import BatchSize, Plan
+    from encdec_train.training import checkpoint
+    from encdec_train.training.callbacks import EveryStep, best_weights
+    from encdec_train.training.metrics_log import MetricsLog
+    from encdec_train.training.module import Seq2SeqModule
+    from encdec_train.training.trainer import fit as fit_lightning
+
+    config, session, checkpoints = run.config, run.session, root / "checkpoints"
+    data, trainer, split = config.data, config.trainer, session.splits["train"]
+    size = BatchSize(data.batch_examples, data.batch_target_tokens, data.order, data.last_batch)
+    plan = Plan(np.stack([split.source_lengths, split.target_lengths], axis=1), config.seed, size)
+    total = trainer.max_steps or plan.num_steps(trainer.max_epochs or 1)
+    resumed = checkpoint.newest(checkpoints)
+    done = resumed.step if resumed else 0
+    if resumed is not None:
+        checkpoint.restore_weights(started.model, resumed)
+        console.say(f"going on after step {done} of {total}")
+
+    log = MetricsLog(root / "metrics.jsonl" if distributed.rank() == 0 else None, None if quiet else run.tracker, done)
+    every_step = EveryStep(trainer, checkpoints, log, validator(run), total, resumed)
+    if done < total and not (resumed and resumed.state["stopped"]):
+        module = Seq2SeqModule(started.model, config.optim, total, config.seed, trainer.precision)
+        budget = micro_tokens(data.max_micro_tokens, device_type(trainer.accelerator))
+        loader = Seq2SeqDataModule(split, session.codec, plan, budget, (done, total), data.num_workers)
+        fit_lightning(module, loader, every_step, trainer)
+    return best_weights(started.model, checkpoints, every_step.progress) or every_step.step
+
+
+def validator(run: Run) -> "Validator | None":
+    """Make what validates, where the task has a validation split."""
+    from encdec_train.decoding.search import SearchSettings
+    from encdec_train.metrics import expand
+    from encdec_train.training.validation import Validator
+
+    config, split = run.config, run.session.splits.get("validation")
+    if split is None:
+        return None
+    budget = micro_tokens(config.data.max_micro_tokens, device_type(config.trainer.accelerator))
+    search = SearchSettings.of(config.decoding, config.task.max_target_tokens, budget * DECODING_FACTOR)
+    metrics = expand(config.task.metrics)
+    return Validator(split, run.session.codec, search, metrics, config.trainer.decoded_examples, budget)
+
+
+def export(run: Run, started: "WarmStart", scores: Scores, step: int) -> None:
+    """Write the vanilla Hugging Face folder."""
+    from encdec_train.decoding.search import SearchSettings
+    from encdec_train.modeling.export import export as export_model
+    from encdec_train.report.manifest import versions
+    from encdec_train.report.model_card import CardFacts, model_card
+
+    task, model, codec = run.config.task, run.config.model, run.session.codec
+    search = SearchSettings.of(run.config.decoding, task.max_target_tokens, max_batch_tokens=0)
+    tokenizers = (codec.source_tokenizer, codec.target_tokenizer)
+    files = {"train": task.train_file, "validation": task.validation_file, "test": task.test_file}
+    card = CardFacts(
+        name=run.folder.path.name,
+        task=task.name,
+        encoder=model.encoder,
+        decoder=model.decoder,
+        init=model.init.value,
+        share=model.share.value,
+        num_parameters=started.total,
+        steps=step,
+        num_examples={name: len(split) for name, split in run.session.splits.items()},
+        data_files={split: file for split, file in files.items() if file is not None},
+        max_source_tokens=task.limits[0],
+        max_target_tokens=task.limits[1],
+        num_beams=search.num_beams,
+        length_penalty=search.length_penalty,
+        max_new_tokens=search.max_new_tokens,
+        scores=scores,
+        has_decoder_tokenizer=tokenizers[0] is not tokenizers[1],
+        versions=versions(),
+    )
+    generation = search.generation_config(started.model)
+    export_model(started.model.cpu(), run.folder.export, tokenizers, generation, task.limits, model_card(card))
+
+
+def score_baselines(run: Run) -> dict[str, Scores]:
+    """Score what the run is compared with: its source copied, and the same model from random weights."""
+    config, found = run.config, dict[str, Scores]()
+    if not test_splits(config, run.session):
+        return found
+    if Baseline.copy in config.run.baselines:
+        found["copy"] = copy_baseline(config, run.session)
+    if Baseline.random in config.run.baselines and config.model.init is not Init.none:
+        console.say("\nbaseline: the same model from random weights, the same data and steps")
+        started = warm_start(config, run.session, Init.none)
+        fit(run, started, run.folder.path / "baseline_random", quiet=True)
+        found["random"] = score_tests(config, run.session, started.model, None)
+    return found
+
+
+def finish(run: Run, scores: Scores, baselines: Mapping[str, Scores]) -> None:
+    """Write scores and report, mark the run as finished, and tell what came out."""
+    from encdec_train.report.html import write_report
+    from encdec_train.report.manifest import write_manifest
+
+    folder = run.folder
+    write_json(folder.metrics, {**scores, **({"baselines": baselines} if baselines else {})})
+    write_manifest(folder.path, {**folder.manifest(), "finished": True})
+    write_report(folder.path)
+    announce(run, scores, baselines)
+
+
+def announce(run: Run, scores: Scores, baselines: Mapping[str, Scores]) -> None:
+    """Say scores, samples, where everything lies, and what to type next."""
+    from encdec_train.decoding.predictions import read_predictions
+
+    path, export_folder = run.folder.path, run.folder.export
+    if scores:
+        console.say("\n" + score_table(scores, baselines))
+    for split in list(scores)[:1]:
+        _, texts = read_predictions(path / "predictions" / f"{split}.jsonl")
+        rows = run.session.splits[split].rows
+        for source, text, references in list(zip(rows.sources, texts, rows.references, strict=True))[:NUM_SHOWN]:
+            mark = "=" if text in references else "≠"
+            console.say(f"\n  source      {clipped(source)}\n  prediction  {clipped(text)}")
+            console.say(f"{mark} reference   {clipped(references[0])}")
+    places = {
+        "report.html": "curves, scores, samples: open it in a browser",
+        "export/": "a plain Hugging Face model: AutoModelForSeq2SeqLM.from_pretrained(...)",
+        "metrics.json": "the scores, with signatures and intervals",
+        "predictions/": "what was decoded, by example",
+        "metrics.jsonl": "the curves",
+        "checkpoints/": "for this command to go on from",
+    }
+    console.say(f"\n{path}")
+    for name, what in places.items():
+        console.say(f"  {name:<15}{what}")
+    console.say("\nnext:")
+    console.say(f"  echo 'Some text of your own.' | encdec generate checkpoint={export_folder}")
+    if run.config.task.name == "demo":
+        console.say("  encdec train task=files task.train_file=train.jsonl task.validation_file=validation.jsonl \\")
+        console.say("    task.test_file=test.jsonl model.encoder=google-bert/bert-base-uncased")
+
+
+def clipped(text: str) -> str:
+    """Shorten a text to a line of the console."""
+    line = " ".join(text.split())
+    return line if len(line) <= CLIP else line[: CLIP - 1] + "…"
+
+
+def flat(scores: Mapping[str, Any]) -> dict[str, float]:
+    """Name every score `<split>/<metric>`, for trackers."""
+    return {f"{split}/{name}": found["value"] for split, metrics in scores.items() for name, found in metrics.items()}

@@ -1,0 +1,182 @@
+"""What a run loads before it trains: checkpoints found, limits checked, splits tokenised, the model warm-started."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from encdec_train import console
+from encdec_train.config import Accelerator, Init, ModelConfig, TaskConfig, TrainConfig
+from encdec_train.data.sources import SplitSource
+from encdec_train.errors import ConfigError, fault
+from encdec_train.fingerprint import folder_sha256, json_sha256
+
+if TYPE_CHECKING:
+    from transformers import EncoderDecoderModel, PreTrainedTokenizerBase
+
+    from encdec_train.data.load import Rows
+    from encdec_train.data.preprocess import EncodedSplit, TextCodec
+    from encdec_train.modeling.checkpoints import Source
+    from encdec_train.modeling.warm_start import WarmStart
+
+DEMO = "demo"  # as model.encoder or model.decoder: the checkpoint that the demo pretrains
+AUTO_MICRO_TOKENS = {"cpu": 4096, "cuda": 32768}  # data.max_micro_tokens=auto; not studied
+DECODING_FACTOR = 4  # decoding keeps no gradients: its batches hold so many times a micro-batch's tokens; not studied
+
+
+@dataclass(frozen=True)
+class Session:
+    """What is loaded besides the model.
+
+    Attributes:
+        halves: The encoder's and the decoder's checkpoint.
+        codec: Both tokenizers.
+        splits: The tokenised splits by name.
+    """
+
+    halves: "tuple[Source, Source]"
+    codec: "TextCodec"
+    splits: "dict[str, EncodedSplit]"
+
+
+def checkpoint_fingerprints(model: ModelConfig) -> dict[str, str]:
+    """Say which weights a run starts from: by content for a folder, by id and revision for the Hub."""
+    found = {}
+    for half in ("encoder", "decoder"):
+        name, revision = getattr(model, half), getattr(model, f"{half}_revision")
+        if name == DEMO:
+            found[half] = demo_key()
+        else:
+            found[half] = folder_sha256(Path(name)) if Path(name).is_dir() else f"{name}@{revision}"
+    return found
+
+
+def demo_key() -> str:
+    """Name the demo's checkpoint after everything that decides its weights."""
+    from encdec_train.data import demo
+    from encdec_train.modeling import pretrain
+
+    parts = [demo.fingerprint(demo.DemoSizes()), pretrain.fingerprint(pretrain.PretrainSettings())]
+    return f"demo-bert-{json_sha256(parts)[:12]}"
+
+
+def with_demo_checkpoint(model: ModelConfig, cache: Path) -> ModelConfig:
+    """Pretrain the demo's own BERT where the config asks for it, once for all runs of a cache."""
+    if DEMO not in {model.encoder, model.decoder}:
+        return model
+    from encdec_train.data import demo
+    from encdec_train.modeling import pretrain
+
+    folder = cache / demo_key()
+    if not (folder / "config.json").is_file():
+        text = demo.write_corpus(cache / DEMO, demo.DemoSizes())["pretrain"]
+        settings = pretrain.PretrainSettings()
+        console.say(f"pretraining a tiny BERT on {text} (once; kept in {folder})")
+        with console.progress(settings.steps, "pretrain") as bar:
+            pretrain.pretrain_mlm(text, folder, settings, on_step=lambda step, total, loss: bar.advance(loss=loss))
+    encoder, decoder = (str(folder) if name == DEMO else name for name in (model.encoder, model.decoder))
+    return replace(model, encoder=encoder, decoder=decoder)
+
+
+def open_session(config: TrainConfig, rows: "Mapping[str, Rows]", sources: Mapping[str, SplitSource]) -> Session:
+    """Find the checkpoints, check the task's limits against them, and tokenise. No weights yet.
+
+    Raises:
+        ConfigError: When the task's limits pass the checkpoints' positions.
+        ModelError: When a checkpoint or its tokenizer cannot be used.
+        DataError: When a pair is too long and `task.overlong=refuse`, or holds no token.
+    """
+    from encdec_train.data.preprocess import TextCodec
+    from encdec_train.modeling.checkpoints import find, special_ids
+
+    model = config.model
+    encoder = find("model.encoder", model.encoder, model.encoder_revision)
+    decoder = encoder
+    if (model.decoder, model.decoder_revision) != (model.encoder, model.encoder_revision):
+        decoder = find("model.decoder", model.decoder, model.decoder_revision)
+    _check_positions(config.task, encoder, decoder)
+    ids = special_ids(decoder)
+    codec = TextCodec(encoder.tokenizer, decoder.tokenizer, ids.start, ids.eos, ids.pad, special_ids(encoder).pad)
+    splits = _tokenise(config, codec, rows, sources)
+    return Session((encoder, decoder), codec, splits)
+
+
+def warm_start(config: TrainConfig, session: Session, init: Init) -> "WarmStart":
+    """Build the model and print what was loaded and what is fresh."""
+    from encdec_train.modeling.warm_start import build, describe
+
+    dropouts = (config.model.dropout, config.model.attention_dropout)
+    started = build(*session.halves, config.model.share, init, seed=config.seed, dropouts=dropouts)
+    header, rows = describe(started)
+    console.say(console.table(rows, header))
+    return started
+
+
+def device_type(accelerator: Accelerator) -> str:
+    """Return `cuda` or `cpu`.
+
+    Raises:
+        ConfigError: When a GPU is asked for and there is none.
+    """
+    import torch
+
+    available = torch.cuda.is_available()
+    if accelerator is Accelerator.gpu and not available:
+        raise ConfigError(fault("trainer.accelerator", "auto or cpu", "gpu", "torch sees no GPU on this machine"))
+    return "cuda" if available and accelerator is not Accelerator.cpu else "cpu"
+
+
+def micro_tokens(max_micro_tokens: int | str, device: str) -> int:
+    """Resolve `data.max_micro_tokens` for a device."""
+    return max_micro_tokens if isinstance(max_micro_tokens, int) else AUTO_MICRO_TOKENS[device]
+
+
+def export_codec(
+    model: "EncoderDecoderModel", tokenizers: "tuple[PreTrainedTokenizerBase, PreTrainedTokenizerBase]"
+) -> "TextCodec":
+    """Join an export's tokenizers with the special ids that its model decodes with."""
+    from encdec_train.data.preprocess import TextCodec
+
+    ids, (source, target) = model.generation_config, tokenizers
+    return TextCodec(
+        source, target, ids.decoder_start_token_id, ids.eos_token_id, ids.pad_token_id, source.pad_token_id
+    )
+
+
+def _check_positions(task: TaskConfig, encoder: "Source", decoder: "Source") -> None:
+    wanted = {"max_source_tokens": (task.limits[0], encoder), "max_target_tokens": (task.limits[1], decoder)}
+    faults = [
+        fault(
+            f"task.{key}",
+            f"2..{half.max_positions}",
+            limit,
+            f"{half.name} has {half.max_positions} positions",
+            "Lower it or choose another checkpoint",
+        )
+        for key, (limit, half) in wanted.items()
+        if limit > half.max_positions
+    ]
+    if faults:
+        raise ConfigError(faults)
+
+
+def _tokenise(
+    config: TrainConfig, codec: "TextCodec", rows: "Mapping[str, Rows]", sources: Mapping[str, SplitSource]
+) -> "dict[str, EncodedSplit]":
+    from encdec_train.data.preprocess import Limits, codec_fingerprint, encode_split, split_key
+
+    task, cache = config.task, Path(config.run.cache_dir)
+    limits, codec_key = Limits(*task.limits, task.overlong), codec_fingerprint(codec)
+    reading = [task.source_column, task.target_column, task.reverse]
+    splits = {}
+    for name, split_rows in rows.items():
+        rows_key = json_sha256([sources[name].fingerprint, len(split_rows), *reading])
+        key = split_key(rows_key, codec_key, limits)
+        split = splits[name] = encode_split(split_rows, codec, limits, name=name, cache_dir=cache, cache_key=key)
+        said = f"{name}: {len(split):,} pairs"
+        if split.num_truncated_sources:
+            said += f", {split.num_truncated_sources:,} sources cut at task.max_source_tokens={task.max_source_tokens}"
+        if split.num_truncated_targets:
+            said += f", {split.num_truncated_targets:,} targets cut at task.max_target_tokens={task.max_target_tokens}"
+        console.say(said)
+    return splits

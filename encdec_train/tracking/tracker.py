@@ -1,0 +1,76 @@
+"""The interface of trackers, and the two that tell nobody: `NoTracker`, and a `Guarded` one after it has failed."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Protocol
+
+from encdec_train import console
+from encdec_train.redact import redact_text
+
+
+class Tracker(Protocol):
+    """What a run tells somebody else while it trains."""
+
+    def log(self, step: int, values: Mapping[str, float]) -> None:
+        """Show values of one optimizer step; steps never go down within a process."""
+
+    def log_examples(self, step: int, name: str, rows: Sequence[Mapping[str, str]]) -> None:
+        """Show a small table of texts, such as predictions."""
+
+    def finish(self, summary: Mapping[str, float], failed: bool) -> None:
+        """Show the final scores and let go of files and processes; nothing may be logged afterwards."""
+
+
+class NoTracker:
+    """Tells nobody."""
+
+    def log(self, step: int, values: Mapping[str, float]) -> None:
+        """Do nothing."""
+
+    def log_examples(self, step: int, name: str, rows: Sequence[Mapping[str, str]]) -> None:
+        """Do nothing."""
+
+    def finish(self, summary: Mapping[str, float], failed: bool) -> None:
+        """Do nothing."""
+
+
+class Guarded:
+    """Passes everything on until the tracker fails once; then warns and tells nobody for the rest of the run."""
+
+    def __init__(self, inner: Tracker, name: str, failures: tuple[type[Exception], ...], remedy: str = "") -> None:
+        """Guard `inner`.
+
+        Args:
+            inner: The tracker that may fail.
+            name: What the warning calls it.
+            failures: Everything that its library is known to raise; anything else is a defect of ours and is raised.
+            remedy: What the warning advises, as a sentence.
+        """
+        self._inner: Tracker = inner
+        self._name, self._failures, self._remedy = name, failures, remedy
+
+    def log(self, step: int, values: Mapping[str, float]) -> None:
+        """Log, or stop tracking."""
+        self._attempt(lambda: self._inner.log(step, values))
+
+    def log_examples(self, step: int, name: str, rows: Sequence[Mapping[str, str]]) -> None:
+        """Log, or stop tracking."""
+        self._attempt(lambda: self._inner.log_examples(step, name, rows))
+
+    def finish(self, summary: Mapping[str, float], failed: bool) -> None:
+        """Finish, or stop tracking."""
+        self._attempt(lambda: self._inner.finish(summary, failed))
+        self._inner = NoTracker()
+
+    def _attempt(self, action: Callable[[], None]) -> None:
+        try:
+            action()
+        except self._failures as error:
+            self._inner = NoTracker()
+            warn_failure(self._name, error, self._remedy)
+
+
+def warn_failure(name: str, error: Exception, remedy: str = "") -> None:
+    """Say once that a tracker is given up, without keys that its message may hold."""
+    text = redact_text(f"{type(error).__name__}: {error}".splitlines()[0])
+    message = f"{name} tracking stops here ({text}); the run goes on, metrics.jsonl has everything. {remedy}"
+    console.warn(message.rstrip())

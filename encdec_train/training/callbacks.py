@@ -1,0 +1,177 @@
+"""What happens after a step: log, validate, checkpoint, stop. One callback, so that the order is the text's."""
+
+import math
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import pytorch_lightning as pl
+import torch
+
+from encdec_train import console, distributed
+from encdec_train.batch import StepBatch
+from encdec_train.config import TrainerConfig
+from encdec_train.errors import EncDecError, fault
+from encdec_train.training import checkpoint as checkpoints
+from encdec_train.training.checkpoint import Checkpoint
+from encdec_train.training.metrics_log import MetricsLog
+from encdec_train.training.module import Seq2SeqModule
+from encdec_train.training.validation import Validator
+
+LOWER_IS_BETTER = {"loss", "ter"}
+
+
+@dataclass
+class Progress:
+    """What a run remembers from validation to validation; part of every checkpoint.
+
+    Attributes:
+        best_step: The step of the best validation, None before the first.
+        best_value: Its `trainer.best_metric`.
+        validations_since_best: How many have come since.
+    """
+
+    best_step: int | None = None
+    best_value: float | None = None
+    validations_since_best: int = 0
+
+    def take(self, step: int, value: float, lower_is_better: bool) -> None:
+        """Count one validation."""
+        better = self.best_value is None or (value < self.best_value if lower_is_better else value > self.best_value)
+        if better and math.isfinite(value):
+            self.best_step, self.best_value, self.validations_since_best = step, value, 0
+        else:
+            self.validations_since_best += 1
+
+
+class EveryStep(pl.Callback):
+    """Logs, validates, checkpoints and stops, by our own step.
+
+    Args:
+        trainer: The section of the config.
+        folder: The run's `checkpoints` folder.
+        log: Takes rows; on rank 0 it writes them.
+        validator: None when there is nothing to validate on.
+        total_steps: Of the whole run.
+        resumed: The checkpoint that the run goes on from.
+    """
+
+    def __init__(
+        self,
+        trainer: TrainerConfig,
+        folder: Path,
+        log: MetricsLog,
+        validator: Validator | None,
+        total_steps: int,
+        resumed: Checkpoint | None,
+    ) -> None:
+        self._config, self._folder, self._log, self._validator = trainer, folder, log, validator
+        self._total_steps, self._resumed = total_steps, resumed
+        self.progress = Progress(**(resumed.state["progress"] if resumed else {}))
+        self.step = resumed.step if resumed else 0
+        self._bar = console.progress(total_steps, "train", done=self.step)
+        self._clock = 0.0
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Put the optimizer back where it was, and the model in train mode (known_defects D7)."""
+        if self._resumed is not None:
+            checkpoints.restore_optimizer(cast(Seq2SeqModule, pl_module).model, trainer.optimizers[0], self._resumed)
+        cast(Seq2SeqModule, pl_module).model.train()
+        self._bar.__enter__()
+        self._clock = time.monotonic()
+
+    def on_train_batch_end(
+        self,
+        trainer: pl.Trainer,
+        pl_module: pl.LightningModule,
+        outputs: Any,  # noqa: ANN401
+        batch: StepBatch,
+        batch_idx: int,
+    ) -> None:
+        """Run what is due after this step."""
+        step = self.step = batch.step
+        last = step == self._total_steps
+        if last or step % self._config.log_every_steps == 0:
+            self._log_step(outputs, batch)
+        validated = last or self._is_due(self._config.validate_every_steps)
+        if validated:
+            self._validate(cast(Seq2SeqModule, pl_module))
+        patience = self._config.patience_validations
+        stop = patience is not None and self.progress.validations_since_best >= patience
+        if last or stop or validated or self._is_due(self._config.checkpoint_every_steps):
+            self._save(trainer, cast(Seq2SeqModule, pl_module), stop)
+        if stop and not last:
+            console.say(f"stop at step {step}: no better {self._config.best_metric} in {patience} validations")
+            trainer.should_stop = True
+        self._clock = time.monotonic()
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Close the progress bar."""
+        self._bar.__exit__(None, None, None)
+
+    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
+        """Close the progress bar before the message."""
+        self._bar.__exit__(type(exception), exception, None)
+
+    def _is_due(self, every: int | None) -> bool:
+        return every is not None and self.step % every == 0
+
+    def _log_step(self, outputs: Mapping[str, Any], batch: StepBatch) -> None:
+        loss, grad_norm = float(outputs["loss"]), float(outputs["grad_norm"])
+        if not math.isfinite(loss) or not math.isfinite(grad_norm):
+            raise EncDecError(
+                fault(
+                    "train/loss",
+                    "a finite loss and gradient",
+                    f"{loss} and {grad_norm}",
+                    f"step {batch.step} broke the weights; the last checkpoint is from before",
+                    "Lower optim.lr or raise optim.warmup_steps",
+                )
+            )
+        seconds = max(time.monotonic() - self._clock, 1e-9)
+        rate = (batch.num_source_tokens + batch.num_target_tokens) / seconds
+        self._log.log(
+            batch.step,
+            {
+                "train/loss": loss,
+                "train/grad_norm": grad_norm,
+                "train/epoch": batch.epoch,
+                "optim/lr": float(outputs["lr"]),
+                "time/tokens_per_second": rate,
+            },
+        )
+        self._bar.advance(self._config.log_every_steps, loss=loss, tokens_per_second=rate)
+
+    def _validate(self, module: Seq2SeqModule) -> None:
+        if self._validator is None:
+            return
+        found = self._validator(module)
+        best = self._config.best_metric
+        self.progress.take(self.step, found.values[best], best in LOWER_IS_BETTER)
+        self._log.log(self.step, {f"validation/{name}": value for name, value in found.values.items()})
+        values = "  ".join(f"{name} {value:.4g}" for name, value in found.values.items())
+        star = "  (best so far)" if self.progress.best_step == self.step else ""
+        console.say(f"step {self.step} validation: {values}{star}")
+        self._log.log_examples(self.step, "validation", found.examples)
+
+    def _save(self, trainer: pl.Trainer, module: Seq2SeqModule, stopped: bool) -> None:
+        if distributed.rank() == 0:
+            state = {"progress": asdict(self.progress), "total_steps": self._total_steps, "stopped": stopped}
+            checkpoints.write(self._folder, self.step, module.model, trainer.optimizers[0], state)
+            kept = set(checkpoints.steps(self._folder)[-self._config.keep_last :])
+            checkpoints.prune(self._folder, kept | {self.progress.best_step or self.step})
+        distributed.barrier()
+
+
+def best_weights(model: torch.nn.Module, folder: Path, progress: Progress) -> int | None:
+    """Load the best validation's weights; without a validation the model keeps its last ones.
+
+    Returns:
+        The step that was loaded, or None.
+    """
+    if progress.best_step is None:
+        return None
+    checkpoints.restore_weights(model, checkpoints.read(checkpoints.folder_of(folder, progress.best_step)))
+    return progress.best_step

@@ -1,0 +1,212 @@
+"""Training checkpoints: a folder that is either whole or not there.
+
+`step_00000500/` holds `model.safetensors`, `optimizer.safetensors` (state by parameter name, one copy of what is
+shared), `state.json`, and `MANIFEST.json` with sizes and SHA-256, written last. All is written beside the target,
+flushed to disk and renamed; older checkpoints go only afterwards. Nothing is pickled.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load, save
+
+from encdec_train import console
+from encdec_train.errors import CheckpointError, fault
+
+MANIFEST = "MANIFEST.json"
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A checkpoint that was read back and verified.
+
+    Attributes:
+        step: The last step it holds.
+        weights: Distinct parameters by name.
+        optimizer: `<state>/<parameter>` tensors.
+        state: What the run keeps besides (plain JSON).
+    """
+
+    step: int
+    weights: dict[str, torch.Tensor]
+    optimizer: dict[str, torch.Tensor]
+    state: dict[str, Any]
+
+
+def folder_of(root: Path, step: int) -> Path:
+    """Name the folder of a step."""
+    return root / f"step_{step:08d}"
+
+
+def write(
+    root: Path, step: int, model: torch.nn.Module, optimizer: torch.optim.Optimizer, state: Mapping[str, Any]
+) -> Path:
+    """Write one checkpoint.
+
+    Args:
+        root: The run's `checkpoints` folder.
+        step: The step just finished.
+        model: Whose distinct parameters are kept.
+        optimizer: Whose state is kept.
+        state: Plain JSON values.
+
+    Raises:
+        CheckpointError: When it cannot be written whole; the checkpoints before it are untouched.
+    """
+    target = folder_of(root, step)
+    beside = root / f".{target.name}.{os.getpid()}"
+    names = {id(p): name for name, p in model.named_parameters()}
+    tensors = {
+        f"{key}/{names[id(p)]}": torch.as_tensor(value)
+        for p, values in optimizer.state.items()
+        for key, value in values.items()
+    }
+    files = {
+        "model.safetensors": save(_on_cpu(dict(model.named_parameters()))),
+        "optimizer.safetensors": save(_on_cpu(tensors)),
+        "state.json": json.dumps({**state, "step": step}, indent=1).encode(),
+    }
+    manifest = {name: {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()} for name, data in files.items()}
+    try:
+        shutil.rmtree(beside, ignore_errors=True)
+        beside.mkdir(parents=True)
+        for name, data in files.items():
+            _write_file(beside / name, data)
+        _write_file(beside / MANIFEST, json.dumps(manifest, indent=1).encode())
+        _sync_folder(beside)
+        shutil.rmtree(target, ignore_errors=True)
+        beside.rename(target)
+        _sync_folder(root)
+    except OSError as error:
+        shutil.rmtree(beside, ignore_errors=True)
+        size = sum(map(len, files.values()))
+        raise CheckpointError(
+            fault(
+                str(target),
+                f"room and rights for {size / 1e6:.1f} MB",
+                None,
+                str(error),
+                "Earlier checkpoints are untouched; make room and run the same command again",
+            )
+        ) from error
+    return target
+
+
+def read(folder: Path) -> Checkpoint:
+    """Read a checkpoint and verify every byte.
+
+    Raises:
+        CheckpointError: When a file is missing or differs from the manifest.
+    """
+    try:
+        manifest: dict[str, dict[str, Any]] = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+        data = {name: (folder / name).read_bytes() for name in manifest}
+        damaged = [name for name in manifest if hashlib.sha256(data[name]).hexdigest() != manifest[name]["sha256"]]
+        if damaged:
+            raise CheckpointError(
+                fault(
+                    str(folder / damaged[0]),
+                    "the bytes that were written",
+                    None,
+                    "its SHA-256 differs from MANIFEST.json",
+                )
+            )
+        state = json.loads(data["state.json"])
+        return Checkpoint(state["step"], load(data["model.safetensors"]), load(data["optimizer.safetensors"]), state)
+    except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
+        raise CheckpointError(
+            fault(str(folder), "a whole checkpoint", None, f"{type(error).__name__}: {error}")
+        ) from error
+
+
+def steps(root: Path) -> list[int]:
+    """List the steps of which there is a checkpoint, ascending; half-written ones have no manifest and do not count."""
+    found = [path.parent.name.removeprefix("step_") for path in root.glob(f"step_*/{MANIFEST}")]
+    return sorted(int(name) for name in found if name.isdigit())
+
+
+def newest(root: Path) -> Checkpoint | None:
+    """Read the newest checkpoint that is whole; a damaged one is said, and the one before it is taken.
+
+    Raises:
+        CheckpointError: When there are some and all of them are damaged.
+    """
+    found = steps(root)
+    for step in reversed(found):
+        try:
+            return read(folder_of(root, step))
+        except CheckpointError as error:
+            console.warn(f"{error} Trying the one before it.")
+    if found:
+        raise CheckpointError(
+            fault(
+                str(root),
+                "one whole checkpoint",
+                None,
+                f"all {len(found)} are damaged",
+                "Remove the run folder to start again",
+            )
+        )
+    return None
+
+
+def restore_weights(model: torch.nn.Module, checkpoint: Checkpoint) -> None:
+    """Copy a checkpoint's weights into a model.
+
+    Raises:
+        CheckpointError: When the parameters differ in name or shape.
+    """
+    parameters = dict(model.named_parameters())
+    differing = sorted(parameters.keys() ^ checkpoint.weights.keys()) or [
+        name for name, p in parameters.items() if p.shape != checkpoint.weights[name].shape
+    ]
+    if differing:
+        raise CheckpointError(fault("checkpoint", "the parameters of this model", None, f"{differing[0]} differs"))
+    with torch.no_grad():
+        for name, p in parameters.items():
+            p.copy_(checkpoint.weights[name])
+
+
+def restore_optimizer(model: torch.nn.Module, optimizer: torch.optim.Optimizer, checkpoint: Checkpoint) -> None:
+    """Put a checkpoint's optimizer state back, by parameter name."""
+    parameters = dict(model.named_parameters())
+    for key, value in checkpoint.optimizer.items():
+        state, name = key.split("/", 1)
+        p = parameters[name]
+        optimizer.state[p][state] = value.clone() if state == "step" else value.to(p.device, copy=True)
+
+
+def prune(root: Path, keep: set[int]) -> None:
+    """Remove the checkpoints of all steps but `keep`, and what killed processes left half-written."""
+    for step in steps(root):
+        if step not in keep:
+            shutil.rmtree(folder_of(root, step), ignore_errors=True)
+    for leftover in root.glob(".step_*"):
+        shutil.rmtree(leftover, ignore_errors=True)
+
+
+def _on_cpu(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    return {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
+
+
+def _write_file(path: Path, data: bytes) -> None:
+    with path.open("wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

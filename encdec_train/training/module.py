@@ -1,0 +1,100 @@
+"""The LightningModule: one training step is one optimizer step over this rank's micro-batches.
+
+Loss = sum of token cross-entropies over the global batch / its target tokens. Ranks and micro-batches only add, so the
+gradient is the same however a global batch is split (known_defects D5, D6).
+"""
+
+import contextlib
+from collections.abc import Iterable
+from contextlib import AbstractContextManager
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from torch.nn.parallel import DistributedDataParallel
+from transformers import EncoderDecoderModel
+
+from encdec_train import distributed
+from encdec_train.batch import StepBatch
+from encdec_train.config import OptimConfig, Precision
+from encdec_train.modeling.loss import loss_sum
+from encdec_train.modeling.precision import autocast
+from encdec_train.training.optim import build_optimizer, learning_rate
+
+
+class Seq2SeqModule(pl.LightningModule):
+    """Wraps an encoder-decoder model for training.
+
+    Args:
+        model: The pair.
+        optim: The section of the config.
+        total_steps: Steps of the whole run.
+        seed: Of the run; dropout masks are a function of it, the step, the rank and the micro-batch.
+        precision: What is computed in; weights stay float32.
+    """
+
+    def __init__(
+        self, model: EncoderDecoderModel, optim: OptimConfig, total_steps: int, seed: int, precision: Precision
+    ) -> None:
+        super().__init__()
+        self.automatic_optimization = False
+        self.model = model
+        self._optim, self._total_steps, self._seed, self._precision = optim, total_steps, seed, precision
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        """Build the optimizer over distinct parameters."""
+        return build_optimizer(self.model.named_parameters(), self._optim)
+
+    def training_step(self, batch: StepBatch, batch_idx: int) -> dict[str, torch.Tensor | float]:
+        """Make one update of the weights.
+
+        Returns:
+            `loss`, the global token mean in nats before the update; `grad_norm`, of the global gradient before
+            clipping; `lr`.
+        """
+        optimizer: Any = self.optimizers()
+        optimizer.zero_grad()
+        scale = distributed.world_size() / batch.num_target_tokens  # DDP averages over ranks; this undoes it
+        total = torch.zeros((), device=self.device)
+        last = len(batch.micro_batches) - 1
+        for index, micro in enumerate(batch.micro_batches):
+            self._seed_dropout(batch.step, index)
+            with contextlib.nullcontext() if index == last else self._without_sync():
+                with self.autocast():
+                    summed = loss_sum(self.model, micro, self._optim.label_smoothing)
+                self.manual_backward(summed * scale)
+            total += summed.detach()
+        distributed.all_sum(total)
+        lr = learning_rate(batch.step, self._total_steps, self._optim)
+        for group in optimizer.param_groups:
+            group["lr"] = lr
+        grad_norm = self._clip(self.model.parameters())
+        optimizer.step()
+        return {"loss": total / batch.num_target_tokens, "grad_norm": grad_norm, "lr": lr}
+
+    def autocast(self) -> AbstractContextManager[object]:
+        """Compute in the run's precision."""
+        return autocast(self._precision, self.device.type)
+
+    def _clip(self, parameters: Iterable[torch.nn.Parameter]) -> torch.Tensor:
+        limit = self._optim.max_grad_norm
+        return torch.nn.utils.clip_grad_norm_(parameters, float("inf") if limit is None else limit)
+
+    def _without_sync(self) -> AbstractContextManager[object]:
+        wrapped = self.trainer.strategy.model
+        return wrapped.no_sync() if isinstance(wrapped, DistributedDataParallel) else contextlib.nullcontext()
+
+    def _seed_dropout(self, step: int, micro_batch: int) -> None:
+        """Make dropout a function of (seed, step, rank, micro-batch): nothing of it has to be saved to resume."""
+        torch.manual_seed(mix(self._seed, step, distributed.rank(), micro_batch))
+
+
+def mix(*numbers: int) -> int:
+    """Hash whole numbers to one of 63 bits (splitmix64's finaliser), the same on every platform."""
+    state = 0
+    for number in numbers:
+        state = (state + number + 0x9E3779B97F4A7C15) & 0xFFFFFFFFFFFFFFFF
+        state = ((state ^ (state >> 30)) * 0xBF58476D1CE4E5B9) & 0xFFFFFFFFFFFFFFFF
+        state = ((state ^ (state >> 27)) * 0x94D049BB133111EB) & 0xFFFFFFFFFFFFFFFF
+        state ^= state >> 31
+    return state >> 1

@@ -1,0 +1,51 @@
+"""Lightning's Trainer, with everything off that is ours: checkpoints, samplers, logging, progress."""
+
+import logging
+import warnings
+
+import pytorch_lightning as pl
+from pytorch_lightning.strategies import DDPStrategy, Strategy
+
+from encdec_train.config import Accelerator, TrainerConfig
+from encdec_train.data.datamodule import Seq2SeqDataModule
+from encdec_train.training.callbacks import EveryStep
+from encdec_train.training.module import Seq2SeqModule
+
+
+def fit(module: Seq2SeqModule, data: Seq2SeqDataModule, every_step: EveryStep, trainer: TrainerConfig) -> None:
+    """Train until the last step of the plan, or until `every_step` stops.
+
+    Raises:
+        KeyboardInterrupt: On Ctrl-C, which Lightning would turn into exit status 1.
+    """
+    logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
+    lightning = pl.Trainer(
+        accelerator=trainer.accelerator.value,
+        devices=trainer.devices,
+        num_nodes=trainer.num_nodes,
+        strategy=_strategy(trainer),
+        max_epochs=1,
+        callbacks=[every_step],
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        use_distributed_sampler=False,
+    )
+    with warnings.catch_warnings():
+        # One item is a whole step and workers are the user's choice, so Lightning's advice on both is noise here.
+        warnings.filterwarnings("ignore", message=".*does not have many workers.*")
+        warnings.filterwarnings("ignore", message=".*isinstance.treespec, LeafSpec.*")
+        try:
+            lightning.fit(module, datamodule=data)
+        except SystemExit:
+            if lightning.interrupted:
+                raise KeyboardInterrupt from None
+            raise
+
+
+def _strategy(trainer: TrainerConfig) -> Strategy | str:
+    if trainer.devices * trainer.num_nodes == 1:
+        return "auto"
+    backend = "gloo" if trainer.accelerator is Accelerator.cpu else None
+    return DDPStrategy(process_group_backend=backend, gradient_as_bucket_view=True, broadcast_buffers=False)

@@ -1,0 +1,212 @@
+import http.server
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from encdec_train.config import TrackerName
+from encdec_train.tracking import NoTracker, start, wandb_run
+
+KEY = "a" * 40
+
+
+@pytest.fixture
+def begin(settings, tmp_path, bare_machine, monkeypatch):
+    """Start a run named `my-run`; afterwards end wandb's service process."""
+    import wandb
+
+    for name in ("WANDB_ERROR_REPORTING", "WANDB_DATA_DIR"):
+        monkeypatch.setenv(name, "")  # so that what `start` sets is undone
+        monkeypatch.delenv(name)
+    config = {"seed": 1, "task": {"name": "files", "max_source_tokens": 64}, "hub": {"api_key": "open sesame"}}
+    yield lambda: start(TrackerName.wandb, settings, tmp_path / "run folder", "my-run", config)
+    wandb.teardown()
+
+
+def run_files(tmp_path):
+    return sorted((tmp_path / "run folder" / "wandb").glob("offline-run-*/run-my-run.wandb"))
+
+
+def inspect(path, *options):
+    """Read a run file with wandb's own command line, which needs no network."""
+    command = [sys.executable, "-m", "wandb", "leet", "inspect", "--json", *options, str(path)]
+    return subprocess.run(command, capture_output=True, check=True, text=True, timeout=60).stdout
+
+
+def history_of(path):
+    records = [json.loads(line) for line in inspect(path).splitlines()]
+    rows = [record["history"]["item"] for record in records if record["type"] == "history"]
+    return [{name: value for name, value in row.items() if name not in {"_runtime", "_timestamp"}} for row in rows]
+
+
+def test_without_a_key_a_run_is_offline_at_once_and_is_read_back(begin, bare_machine, tmp_path, capsys):
+    started = time.monotonic()
+    tracker = begin()
+    assert time.monotonic() - started < 10
+    tracker.log(1, {"train/loss": 2.5})
+    tracker.log(2, {"train/loss": 1.5})
+    tracker.log(2, {"validation/loss": 1.25})
+    tracker.log_examples(2, "samples", [{"source": "é", "prediction": "b"}, {"source": "c"}])
+    tracker.finish({"test/sacrebleu": 31.25}, failed=False)
+    (path,) = run_files(tmp_path)
+
+    history = history_of(path)
+    table = {name: history[1].pop(name) for name in list(history[1]) if name.startswith("samples.")}
+    assert history == [
+        {"_step": 1, "train/loss": 2.5},
+        {"_step": 2, "train/loss": 1.5, "validation/loss": 1.25},
+    ]
+    texts = json.loads((path.parent / "files" / table["samples.path"]).read_text(encoding="utf-8"))
+    assert texts == {"columns": ["source", "prediction"], "data": [["é", "b"], ["c", ""]]}
+    run = json.loads(inspect(path, "--summary"))
+    assert run["summary"]["test/sacrebleu"] == 31.25
+    assert run["config"] == {
+        "seed": 1,
+        "task": {"name": "files", "max_source_tokens": 64},
+        "hub": {"api_key": "***"},
+    }
+    assert (run["run_id"], run["project"], run["tags"], run["exit_code"]) == ("my-run", "tests", ["unit"], 0)
+    assert not (bare_machine / ".local").exists()  # where wandb stages tables when nothing else is said
+    assert capsys.readouterr() == (
+        "",
+        "wandb: offline (no key for api.forge.coreweave.com: set WANDB_API_KEY or run `wandb login`).\n"
+        f"wandb was offline. To upload it: wandb sync '{path.parent}'\n",
+    )
+
+
+def test_what_is_kept_names_no_code_no_command_line_and_no_key(begin, tmp_path, monkeypatch):
+    monkeypatch.setenv("WANDB_API_KEY", KEY)
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    monkeypatch.setattr(sys, "argv", ["encdec", "--password=told-by-argv"])
+    tracker = begin()
+    tracker.log(1, {"a": 1.0})
+    tracker.finish({}, failed=True)
+    (path,) = run_files(tmp_path)
+    kept = {file.name: file.read_bytes() for file in path.parent.rglob("*") if file.is_file()}
+    assert set(kept) <= {"debug-core.log", "debug-internal.log", "debug.log", "run-my-run.wandb"}
+    for text in (KEY, "told-by-argv", "open sesame"):
+        assert not [name for name, content in kept.items() if text.encode() in content]
+    assert json.loads(inspect(path, "--summary"))["exit_code"] == 1
+
+
+def test_a_server_that_cannot_be_reached_costs_less_than_4_s(begin, tmp_path, monkeypatch, capsys):
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        port = listener.getsockname()[1]
+    monkeypatch.setenv("WANDB_API_KEY", KEY)
+    monkeypatch.setenv("WANDB_BASE_URL", f"http://127.0.0.1:{port}")
+    started = time.monotonic()
+    tracker = begin()
+    assert time.monotonic() - started < 4
+    tracker.log(1, {"a": 1.0})
+    tracker.finish({}, failed=False)
+    assert history_of(run_files(tmp_path)[0]) == [{"_step": 1, "a": 1.0}]
+    assert "wandb: offline (127.0.0.1 cannot be reached: [Errno 111]" in capsys.readouterr().err
+
+
+class Refusing(http.server.BaseHTTPRequestHandler):
+    """Answers as a server does to a key that it does not know."""
+
+    def do_POST(self):
+        self.rfile.read(int(self.headers["content-length"]))
+        self.send_response(401)
+        self.send_header("content-length", "0")
+        self.end_headers()
+
+    def log_message(self, *args):
+        pass
+
+
+def test_a_key_that_is_refused_falls_back_to_offline_and_is_not_shown(begin, tmp_path, monkeypatch, capfd):
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Refusing)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    monkeypatch.setenv("WANDB_API_KEY", KEY)
+    monkeypatch.setenv("WANDB_BASE_URL", f"http://127.0.0.1:{server.server_port}")
+    tracker = begin()
+    tracker.log(1, {"a": 1.0})
+    tracker.finish({}, failed=False)
+    server.shutdown()
+    assert history_of(run_files(tmp_path)[0]) == [{"_step": 1, "a": 1.0}]
+    captured = capfd.readouterr()
+    assert "401" in captured.err
+    assert captured.err.count("\n") == 2
+    assert KEY not in captured.err + captured.out
+
+
+@pytest.mark.parametrize("key", ["short", "not a key \n" + "b" * 40])
+def test_a_key_of_the_wrong_form_falls_back_to_offline(begin, tmp_path, monkeypatch, capsys, key):
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen()
+        monkeypatch.setenv("WANDB_API_KEY", key)
+        monkeypatch.setenv("WANDB_BASE_URL", f"http://127.0.0.1:{listener.getsockname()[1]}")
+        begin().finish({}, failed=False)
+    shown = capsys.readouterr().err
+    assert "wandb: offline (WANDB_API_KEY invalid" in shown
+    assert key not in shown
+    assert len(run_files(tmp_path)) == 1
+
+
+def test_a_service_that_dies_ends_tracking_and_not_the_run(begin, capsys):
+    tracker = begin()
+    tracker.log(1, {"a": 1.0})
+    for pid in service_processes():
+        os.kill(pid, signal.SIGKILL)
+    time.sleep(0.2)
+    started = time.monotonic()
+    for step in range(2, 50):
+        tracker.log(step, {"a": 1.0})
+    tracker.log_examples(50, "x", [{"a": "b"}])
+    tracker.finish({"a": 1.0}, failed=False)
+    assert time.monotonic() - started < 2
+    shown = capsys.readouterr().err
+    assert shown.count("warning: wandb tracking stops here") == 1
+    assert "wandb sync '" in shown
+
+
+def service_processes():
+    """Give the ids of this process's own children that are wandb's service."""
+    children = Path(f"/proc/{os.getpid()}/task").glob("*/children")
+    pids = [int(pid) for file in children for pid in file.read_text().split()]
+    return [pid for pid in pids if b"wandb-core" in Path(f"/proc/{pid}/cmdline").read_bytes()]
+
+
+def test_a_resumed_run_keeps_its_id(begin, tmp_path):
+    for step in (1, 2):
+        tracker = begin()
+        tracker.log(step, {"a": float(step)})
+        tracker.finish({}, failed=False)
+        time.sleep(1.1)  # wandb names its folders by the second
+    assert [history_of(path) for path in run_files(tmp_path)] == [[{"_step": 1, "a": 1.0}], [{"_step": 2, "a": 2.0}]]
+
+
+def test_disabled_is_respected(begin, monkeypatch):
+    monkeypatch.setenv("WANDB_MODE", "disabled")
+    assert isinstance(begin(), NoTracker)
+
+
+def test_without_the_library_the_run_goes_on(begin, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "wandb", None)
+    assert isinstance(begin(), NoTracker)
+    assert "pip install wandb" in capsys.readouterr().err
+
+
+def test_auto_takes_wandb_where_a_mode_is_set(bare_machine, settings, tmp_path, monkeypatch):
+    monkeypatch.setenv("WANDB_MODE", "disabled")
+    assert isinstance(start(TrackerName.auto, settings, tmp_path, "r", {}), NoTracker)
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    monkeypatch.setattr("encdec_train.tracking.TRACKERS", {TrackerName.wandb: lambda *arguments: arguments})
+    assert start(TrackerName.auto, settings, tmp_path, "r", {"password": "x"}) == (
+        settings,
+        tmp_path,
+        "r",
+        {"password": "***"},
+    )
+    assert wandb_run.is_configured()

@@ -1,0 +1,104 @@
+import socket
+import time
+
+import pytest
+
+from encdec_train.tracking import wandb_setup
+
+KEY = "a" * 40
+
+
+@pytest.fixture
+def closed_port():
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return listener.getsockname()[1]
+
+
+@pytest.fixture
+def open_port():
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen()
+        yield listener.getsockname()[1]
+
+
+def write_settings(folder, text):
+    folder.mkdir(parents=True)
+    (folder / "settings").write_text(f"[default]\n{text}\n", encoding="utf-8")
+
+
+def test_a_bare_machine_is_not_configured(bare_machine):
+    assert not wandb_setup.is_configured()
+
+
+@pytest.mark.parametrize("name", ["WANDB_API_KEY", "WANDB_IDENTITY_TOKEN_FILE", "WANDB_MODE"])
+def test_a_variable_configures(bare_machine, monkeypatch, name):
+    monkeypatch.setenv(name, "offline")
+    assert wandb_setup.is_configured()
+
+
+@pytest.mark.parametrize(("machine", "expected"), [("api.wandb.ai", True), ("github.com", False)])
+def test_a_netrc_entry_of_the_host_configures(bare_machine, machine, expected):
+    (bare_machine / ".netrc").write_text(f"machine {machine} login user password {KEY}\n", encoding="utf-8")
+    assert wandb_setup.is_configured() is expected
+
+
+def test_a_netrc_entry_counts_for_the_server_that_is_set(bare_machine, monkeypatch):
+    (bare_machine / "keys").write_text(f"machine wandb.lab:8080 login user password {KEY}\n", encoding="utf-8")
+    monkeypatch.setenv("NETRC", str(bare_machine / "keys"))
+    write_settings(bare_machine / ".config/wandb", "base_url = http://wandb.lab:8080")
+    assert wandb_setup._has_key("http://wandb.lab:8080")
+    assert not wandb_setup._has_key("http://other.lab:8080")
+
+
+@pytest.mark.parametrize("place", [".config/wandb", "wandb"])
+def test_a_settings_file_configures(bare_machine, place):
+    write_settings(bare_machine / place, "mode = offline")
+    assert wandb_setup.is_configured()
+    assert wandb_setup.mode() == "offline"
+
+
+def test_broken_files_count_as_absent(bare_machine):
+    write_settings(bare_machine / ".config/wandb", "mode offline \x00 [")
+    (bare_machine / ".netrc").write_text("machine\n", encoding="utf-8")
+    assert not wandb_setup.is_configured()
+
+
+@pytest.mark.parametrize(("name", "value"), [("WANDB_MODE", "disabled"), ("WANDB_DISABLED", "true")])
+def test_disabled_is_not_configured(bare_machine, monkeypatch, name, value):
+    monkeypatch.setenv("WANDB_API_KEY", KEY)
+    monkeypatch.setenv(name, value)
+    assert not wandb_setup.is_configured()
+
+
+def test_the_reasons_to_stay_offline(bare_machine, monkeypatch, closed_port, open_port):
+    default = f"http://127.0.0.1:{open_port}"
+    assert wandb_setup.why_offline(default) == "no key for 127.0.0.1: set WANDB_API_KEY or run `wandb login`"
+    monkeypatch.setenv("WANDB_API_KEY", KEY)
+    assert wandb_setup.why_offline(default) == ""
+    monkeypatch.setenv("WANDB_BASE_URL", f"http://127.0.0.1:{closed_port}")
+    assert "127.0.0.1 cannot be reached: [Errno 111]" in wandb_setup.why_offline(default)
+    monkeypatch.setenv("WANDB_BASE_URL", "http://127.0.0.1:99999")
+    assert "cannot be reached: Port out of range" in wandb_setup.why_offline(default)
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    assert wandb_setup.why_offline(default) == "as WANDB_MODE or wandb's settings say"
+
+
+def test_a_proxy_is_what_must_be_reached(bare_machine, monkeypatch, closed_port, open_port):
+    monkeypatch.setenv("WANDB_API_KEY", KEY)
+    monkeypatch.setenv("https_proxy", f"http://127.0.0.1:{open_port}")
+    assert wandb_setup.why_offline("https://nowhere.invalid") == ""
+    monkeypatch.setenv("https_proxy", f"http://127.0.0.1:{closed_port}")
+    assert "127.0.0.1 cannot be reached" in wandb_setup.why_offline("https://nowhere.invalid")
+
+
+def test_a_name_lookup_that_hangs_is_given_up(bare_machine, monkeypatch):
+    monkeypatch.setenv("WANDB_API_KEY", KEY)
+    monkeypatch.setattr(socket, "create_connection", lambda *a, **k: time.sleep(8))
+    started = time.monotonic()
+    assert (
+        wandb_setup.why_offline("https://nowhere.invalid")
+        == "nowhere.invalid cannot be reached: no answer within 2.5 s"
+    )
+    assert time.monotonic() - started < 3
