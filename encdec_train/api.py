@@ -4,7 +4,8 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from encdec_train.compose import compose
+from encdec_train.compose import compose, quoted
+from encdec_train.errors import DataError, fault
 
 if TYPE_CHECKING:
     import torch
@@ -54,11 +55,17 @@ def generate(texts: Iterable[str], checkpoint: str, *overrides: str) -> Iterator
         *overrides: `key=value`, such as `decoding.num_beams=1`.
 
     Raises:
-        EncDecError: One clear message.
+        EncDecError: One clear message, before the first text is read.
     """
+    if isinstance(texts, str):
+        raise DataError(fault("texts", "several texts", texts, "one would be read letter by letter", "Give a list"))
+    generator = build_generator(compose("generate", [f"checkpoint={quoted(checkpoint)}", *overrides]))
+    return _outputs(generator, texts)
+
+
+def _outputs(generator: "Generator", texts: Iterable[str]) -> Iterator[str]:
     from encdec_train.serving.generate import CHUNK
 
-    generator = build_generator(compose("generate", [f"checkpoint={_quoted(checkpoint)}", *overrides]))
     chunk: list[str] = []
     for text in texts:
         chunk.append(text)
@@ -77,11 +84,10 @@ def generate_stream(config: "GenerateConfig") -> None:
     from encdec_train import console
     from encdec_train.serving.generate import open_input, open_output, stream
 
-    with open_input(config.input) as lines:
+    with open_input(config.input) as lines, open_output(config.output) as write:
         generator = build_generator(config)
         column = config.task.source_column if config.input.removesuffix(".gz").endswith((".jsonl", ".json")) else None
-        with open_output(config.output) as write:
-            count = stream(generator, lines, write, column)
+        count = stream(generator, lines, write, column)
     cut = generator.num_truncated
     console.say(f"{count:,} lines" + (f", {cut:,} cut at {generator.max_source_tokens} tokens" if cut else ""))
 
@@ -119,8 +125,3 @@ def build_generator(config: "GenerateConfig") -> "Generator":
     cast("torch.nn.Module", model).to(device)
     precision = partial(autocast, config.trainer.precision, device)
     return Generator(model, codec, settings, longest, precision)
-
-
-def _quoted(value: str) -> str:
-    escaped = value.replace("\\", "\\\\").replace('"', '\\"')
-    return f'"{escaped}"'

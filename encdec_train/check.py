@@ -11,6 +11,7 @@ from encdec_train.config import (
     AnyConfig,
     DataConfig,
     ModelConfig,
+    OptimConfig,
     RunConfig,
     Schedule,
     Share,
@@ -31,33 +32,35 @@ NEEDED_TO_TRAIN = {
 RUN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 
 
+def check_ranges(config: AnyConfig) -> list[str]:
+    """Collect every number out of its range; a leaf that has no value yet is skipped."""
+    return [text for key, value, limits in leaves(config) if (text := _out_of_range(key, value, limits))]
+
+
 def check(config: AnyConfig) -> list[str]:
-    """Collect every value out of range and every contradiction, without loading anything.
+    """Collect every contradiction between values, without loading anything.
 
     Returns:
-        One message a fault, in the order of the keys; empty when the config can be run.
+        One message a fault, section by section; empty when the config can be run.
     """
-    faults = [text for key, value, limits in leaves(config) if (text := _out_of_range(key, value, limits))]
-    for section in (RunConfig, TaskConfig, ModelConfig, DataConfig, TrainerConfig):
+    faults: list[str] = []
+    for section, check_section in _SECTION_CHECKS.items():
         for f in fields(config):
             value = getattr(config, f.name)
             if isinstance(value, section):
-                faults += _SECTION_CHECKS[section](value)
+                faults += check_section(value)
     if isinstance(config, TrainConfig):
         faults += _check_train(config)
     return faults
 
 
 def _out_of_range(key: str, value: object, limits: Mapping[str, Any]) -> str | None:
+    if isinstance(value, float) and not math.isfinite(value):
+        return fault(key, "a finite number", value)
     if not limits or isinstance(value, bool) or not isinstance(value, int | float):
         return None
     low, high, below = limits["low"], limits["high"], limits["below"]
-    if (
-        value < low
-        or (high is not None and value > high)
-        or (below is not None and value >= below)
-        or math.isnan(value)
-    ):
+    if value < low or (high is not None and value > high) or (below is not None and value >= below):
         upper = f"..{high}" if high is not None else f" to below {below}" if below is not None else " or more"
         return fault(key, f"{low}{upper}", value)
     return None
@@ -85,6 +88,9 @@ def _check_task(task: TaskConfig) -> list[str]:
         faults.append(fault("task.target_column", "another column than task.source_column", task.target_column))
     paths = {key: getattr(task, key) for key in ("train_file", "validation_file", "test_file")}
     named = {key: Path(path).resolve() for key, path in paths.items() if path is not None}
+    if task.name == "demo" and named:
+        key = next(iter(named))
+        return [*faults, fault(f"task.{key}", "null", paths[key], "the demo writes its own files", "Add task=files")]
     faults += [
         fault(f"task.{key}", "another file than task.train_file", paths[key], "scores on training data say nothing")
         for key in ("validation_file", "test_file")
@@ -94,6 +100,9 @@ def _check_task(task: TaskConfig) -> list[str]:
 
 
 def _check_model(model: ModelConfig) -> list[str]:
+    if not RUN_NAME.fullmatch(model.name):
+        expected = "letters, digits, `.`, `_` and `-`, a letter or digit first"
+        return [fault("model.name", expected, model.name, "it is a part of the run's folder")]
     if model.share is Share.all and model.encoder != model.decoder:
         return [
             fault(
@@ -101,7 +110,7 @@ def _check_model(model: ModelConfig) -> list[str]:
                 "none or embeddings",
                 model.share.value,
                 f"sharing all needs one checkpoint for both halves, got {model.encoder} and {model.decoder}",
-                "Set model.decoder=${model.encoder}",
+                "Leave model.decoder out, or share less",
             )
         ]
     return []
@@ -110,15 +119,22 @@ def _check_model(model: ModelConfig) -> list[str]:
 def _check_data(data: DataConfig) -> list[str]:
     faults = []
     if (data.batch_examples is None) == (data.batch_target_tokens is None):
-        got = f"{data.batch_examples} and data.batch_target_tokens={data.batch_target_tokens}"
-        faults.append(
-            f"data.batch_examples: expected either it or data.batch_target_tokens, got {got}. "
-            "Set the other one to null."
-        )
+        got, remedy = "null for both", "Set one of them"
+        if data.batch_examples is not None:
+            got = f"{data.batch_examples} and {data.batch_target_tokens}"
+            remedy = "Set the one that you do not want to null"
+        faults.append(f"data.batch_examples: expected either it or data.batch_target_tokens, got {got}. {remedy}.")
     micro = data.max_micro_tokens
     if micro != "auto" and (not isinstance(micro, int) or isinstance(micro, bool) or micro < 1):
         faults.append(fault("data.max_micro_tokens", "auto, or 1 or more tokens", micro))
     return faults
+
+
+def _check_optim(optim: OptimConfig) -> list[str]:
+    if optim.max_grad_norm != 0:
+        return []
+    reason = "it would clip every gradient to nothing"
+    return [fault("optim.max_grad_norm", "above 0", optim.max_grad_norm, reason, "Set null for no clipping")]
 
 
 def _check_trainer(trainer: TrainerConfig) -> list[str]:
@@ -132,6 +148,7 @@ _SECTION_CHECKS: dict[type, Any] = {
     TaskConfig: _check_task,
     ModelConfig: _check_model,
     DataConfig: _check_data,
+    OptimConfig: _check_optim,
     TrainerConfig: _check_trainer,
 }
 
@@ -152,16 +169,7 @@ def _check_train(config: TrainConfig) -> list[str]:
                 "the learning rate would never reach optim.lr",
             )
         )
-    validates = config.task.name != "files" or config.task.validation_file is not None
-    if config.trainer.patience_validations is not None and not validates:
-        faults.append(
-            fault(
-                "trainer.patience_validations",
-                "null",
-                config.trainer.patience_validations,
-                "there is no task.validation_file to lose patience over",
-            )
-        )
+    faults += _check_validation(config)
     limit = config.decoding.max_new_tokens
     longest = config.task.max_target_tokens
     if limit is not None and longest is not None and limit > longest:
@@ -173,4 +181,19 @@ def _check_train(config: TrainConfig) -> list[str]:
                 "the model is never trained past task.max_target_tokens",
             )
         )
+    return faults
+
+
+def _check_validation(config: TrainConfig) -> list[str]:
+    trainer, faults = config.trainer, []
+    validates = config.task.name != "files" or config.task.validation_file is not None
+    if trainer.patience_validations is not None and not validates:
+        reason = "there is no task.validation_file to lose patience over"
+        faults.append(fault("trainer.patience_validations", "null", trainer.patience_validations, reason))
+    if trainer.best_metric != "loss" and not validates:
+        reason = "there is no task.validation_file to measure it on"
+        faults.append(fault("trainer.best_metric", "loss", trainer.best_metric, reason))
+    if trainer.best_metric != "loss" and validates and not trainer.decoded_examples:
+        reason = "trainer.decoded_examples=0 leaves nothing to measure it on"
+        faults.append(fault("trainer.best_metric", "loss", trainer.best_metric, reason))
     return faults

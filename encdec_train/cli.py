@@ -21,9 +21,12 @@ encdec <verb> [key=value ...]
   encdec generate checkpoint=...    a line in, a line out (input=- output=-)
   encdec info                       versions and devices
 
+  A value with spaces or other characters is quoted for Hydra, and all of it for the shell:
+    'task.train_file="my file.csv"'
+
   --cfg             print the composed config and stop
   --multirun, -m    train: run every combination of comma-separated values (seed=1,2,3), one after the other
-  --config-dir DIR  search a folder of your own YAML first
+  --config-dir DIR  search a folder of your own YAML too (DIR/task/mine.yaml is task=mine)
   --help, --version
 """
 
@@ -41,11 +44,11 @@ class _Arguments:
                 self.show_config |= one == "--cfg"
                 self.multirun |= one != "--cfg"
             elif one == "--config-dir":
-                self.config_dir = next(rest, "")
+                self.config_dir = next(rest, "")  # compose says what is wrong with nothing
             elif one.startswith("--config-dir="):
                 self.config_dir = one.partition("=")[2]
             elif one.startswith("-"):
-                raise ConfigError(fault("encdec", "--cfg, --multirun, --config-dir DIR or key=value", one))
+                raise ConfigError(fault("argument", "--cfg, --multirun, --config-dir DIR or key=value", one))
             else:
                 self.overrides.append(one)
 
@@ -53,7 +56,7 @@ class _Arguments:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit status: 0 done, 2 the user's, 130 Ctrl-C, 1 anything else."""
     arguments = list(sys.argv[1:] if argv is None else argv)
-    if not arguments or arguments[0] in {"--help", "-h", "help"} or "--help" in arguments:
+    if not arguments or arguments[0] == "help" or {"--help", "-h"} & set(arguments):
         console.out(HELP.rstrip())
         return 0
     if arguments[0] == "--version":
@@ -67,7 +70,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         console.say(f"encdec {arguments[0]}: {error}")
         return error.exit_status
     except KeyboardInterrupt:
-        console.say("stopped by Ctrl-C; the same command goes on from the last checkpoint")
+        goes_on = "; the same command goes on from the last checkpoint" if arguments[0] == "train" else ""
+        console.say(f"stopped by Ctrl-C{goes_on}")
         return 130
 
 
@@ -77,7 +81,7 @@ def _dispatch(verb: str, rest: Sequence[str]) -> int:
 
         near = get_close_matches(verb, list(VERBS), n=1)
         raise ConfigError(
-            fault("encdec", f"one of {', '.join(VERBS)}", verb, remedy=f"Did you mean {near[0]}" if near else "")
+            fault("verb", f"one of {', '.join(VERBS)}", verb, remedy=f"Did you mean {near[0]}" if near else "")
         )
     arguments = _Arguments(rest)
     if arguments.multirun:
@@ -125,7 +129,7 @@ def _generate(config: GenerateConfig) -> None:
 
 def _info(arguments: _Arguments) -> int:
     if arguments.overrides:
-        raise ConfigError(fault("encdec info", "no argument", arguments.overrides[0]))
+        raise ConfigError(fault("argument", "none", arguments.overrides[0]))
     from encdec_train.report.manifest import hardware, versions
 
     for section in (versions(), hardware()):
@@ -137,10 +141,17 @@ def _info(arguments: _Arguments) -> int:
 def _multirun(arguments: _Arguments) -> int:
     """Run every job in a process of its own; a finished one says so at once, so the same command is a restart."""
     from encdec_train.compose import compose, sweep
+    from encdec_train.config import to_yaml
 
     jobs = sweep(arguments.overrides)
-    for job in jobs:
-        compose("train", job, arguments.config_dir)  # every job's faults before the first starts
+    configs = [compose("train", job, arguments.config_dir) for job in jobs]  # all faults before the first job starts
+    named = [config.run.name for config in configs if config.run.name is not None]
+    if len(set(named)) < len(named):
+        reason = "several jobs would share one folder"
+        raise ConfigError(fault("run.name", "a name for each job, or none", named[0], reason, "Leave it out"))
+    if arguments.show_config:
+        console.out("---\n".join(to_yaml(config) for config in configs).rstrip())
+        return 0
     flags = ["--config-dir", arguments.config_dir] if arguments.config_dir else []
     failed = []
     for number, job in enumerate(jobs, start=1):

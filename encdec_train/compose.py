@@ -14,7 +14,7 @@ from enum import Enum
 from pathlib import Path
 from typing import Any
 
-from encdec_train.check import check
+from encdec_train.check import check, check_ranges
 from encdec_train.config import (
     AnyConfig,
     EvaluateConfig,
@@ -24,6 +24,7 @@ from encdec_train.config import (
 )
 from encdec_train.errors import ConfigError, fault
 from encdec_train.metrics import METRICS, expand
+from encdec_train.tasks import TASKS
 
 CONFIGS: dict[str, type] = {
     "train": TrainConfig,
@@ -31,8 +32,7 @@ CONFIGS: dict[str, type] = {
     "generate": GenerateConfig,
     "score": ScoreConfig,
 }
-TARGET = re.compile(r"(?<![A-Za-z0-9])_target_(?![A-Za-z0-9])")  # and not `max_target_tokens`
-QUOTING = "Quote values with spaces or other characters, inside quotes for the shell: 'task.train_file=\"my file.csv\"'"
+SUGGESTED = 4  # keys of a section, where no single one is near
 
 
 def conf_dir() -> Path:
@@ -48,7 +48,7 @@ def compose(verb: str, overrides: Sequence[str] = (), config_dir: str | None = N
     Args:
         verb: A key of `CONFIGS`.
         overrides: Hydra's `key=value` grammar.
-        config_dir: A folder of the user's own YAML, searched before ours.
+        config_dir: A folder of the user's own YAML, searched besides ours.
 
     Returns:
         An instance of `CONFIGS[verb]`.
@@ -59,7 +59,8 @@ def compose(verb: str, overrides: Sequence[str] = (), config_dir: str | None = N
     raw = _compose_values(verb, overrides, config_dir)
     faults: list[str] = []
     config = _typed(CONFIGS[verb], raw, "", faults)
-    if not faults:
+    faults += check_ranges(config)
+    if not faults:  # contradictions between values that are none would only repeat the faults above
         faults = check(config) + _check_names(config)
     if faults:
         raise ConfigError(faults)
@@ -67,13 +68,23 @@ def compose(verb: str, overrides: Sequence[str] = (), config_dir: str | None = N
 
 
 def sweep(overrides: Sequence[str]) -> list[list[str]]:
-    """Expand comma-separated overrides (`seed=1,2,3`) into one list of overrides a job, in the order written."""
+    """Expand comma-separated overrides (`seed=1,2,3`) into one list of overrides a job, in the order written.
+
+    Raises:
+        ConfigError: When an override cannot be read, or asks for a sweep without a list of values.
+    """
+    from hydra.errors import HydraException
+
     parsed = _parse(overrides)
     jobs: list[list[str]] = [[]]
     for one in parsed:
         choices = [str(one.input_line)]
         if one.is_sweep_override():
-            choices = [f"{one.get_key_element()}={value}" for value in one.sweep_string_iterator()]
+            try:
+                choices = [f"{one.get_key_element()}={value}" for value in one.sweep_string_iterator()]
+            except HydraException as error:
+                raise ConfigError(fault(one.key_or_group, "values to choose from: 1,2,3 or range(1,4)",
+                                        one.input_line)) from error  # fmt: skip
         jobs = [[*job, choice] for job in jobs for choice in choices]
     return jobs
 
@@ -89,19 +100,34 @@ def valid_keys(cls: type, prefix: str = "") -> Iterator[str]:
 
 def _parse(overrides: Sequence[str]) -> list[Any]:
     from hydra.core.override_parser.overrides_parser import OverridesParser
-    from hydra.errors import OverrideParseException
+    from hydra.errors import HydraException
 
     parser = OverridesParser.create()
     parsed, faults = [], []
     for text in overrides:
         try:
             parsed.append(parser.parse_override(text))
-        except OverrideParseException as error:
-            reason = str(error).splitlines()[0]
-            faults.append(fault("override", "key=value in Hydra's grammar", text, reason, QUOTING))
+        except HydraException as error:
+            faults.append(_unreadable(text, str(error).splitlines()[0]))
     if faults:
         raise ConfigError(faults)
     return parsed
+
+
+def _unreadable(text: str, reason: str) -> str:
+    key, equals, value = text.partition("=")
+    if not equals:
+        return fault("argument", "key=value", text, remedy="Quote spaces: 'task.train_file=\"my file.csv\"'")
+    remedy = f"Quote the value, and all of it for the shell: '{key}={quoted(value)}'"
+    if value.startswith("~"):
+        remedy = f"Write $HOME{value[1:]}: nothing expands the ~ here"
+    return fault(key, "a value in Hydra's grammar", value, reason, remedy)
+
+
+def quoted(value: str) -> str:
+    """Write any text as a value of Hydra's grammar that means this text."""
+    escaped = re.sub(r'(\\*)("|$)', lambda found: found[1] * 2 + found[2].replace('"', '\\"'), value)
+    return '"' + escaped.replace("${", "\\${") + '"'
 
 
 def _compose_values(verb: str, overrides: Sequence[str], config_dir: str | None) -> dict[str, Any]:
@@ -111,32 +137,52 @@ def _compose_values(verb: str, overrides: Sequence[str], config_dir: str | None)
     from hydra.errors import HydraException
     from omegaconf import OmegaConf
     from omegaconf.errors import OmegaConfBaseException
+    from yaml import YAMLError
 
-    if config_dir is not None and not Path(config_dir).is_dir():
-        raise ConfigError(fault("--config-dir", "a folder of YAML files", config_dir))
+    _check_config_dir(config_dir)
     _check_overrides(verb, _parse(overrides), config_dir)
-    extra = [f"hydra.searchpath=[file://{Path(config_dir).resolve()}]"] if config_dir else []
+    extra = [f"hydra.searchpath=[{quoted(f'file://{Path(config_dir).resolve()}')}]"] if config_dir else []
     try:
         with initialize_config_dir(str(conf_dir()), version_base="1.3"):
             composed = hydra_compose(verb, [*overrides, *extra])
         values = OmegaConf.to_container(composed, resolve=True)
-    except (HydraException, OmegaConfBaseException) as error:
-        text = re.sub(r"\s+", " ", str(error)).strip()
-        raise ConfigError(f"config: expected values that compose, got: {text}. {QUOTING}.") from error
-    if _holds_target(values):
-        raise ConfigError("_target_: expected values only; a config never names code. Remove it.")
+    except (HydraException, OmegaConfBaseException, YAMLError) as error:
+        reason = re.sub(r"\s+", " ", str(error)).strip()
+        raise ConfigError(fault("config", "values that compose", None, reason)) from error
+    if found := _target(values):
+        raise ConfigError(fault(found, "values only", None, "a config never names code", "Remove it"))
     return typing.cast(dict[str, Any], values)
 
 
-def _holds_target(value: object) -> bool:
-    if isinstance(value, Mapping):
-        return "_target_" in value or any(_holds_target(item) for item in value.values())
-    return isinstance(value, list) and any(_holds_target(item) for item in value)
+def _check_config_dir(config_dir: str | None) -> None:
+    """Refuse a folder that is not there, and files of it that Hydra would never look at."""
+    if config_dir is None:
+        return
+    theirs, ours = Path(config_dir), conf_dir()
+    if not config_dir or not theirs.is_dir():
+        raise ConfigError(fault("--config-dir", "a folder of YAML files", config_dir))
+    names = sorted(path.relative_to(theirs).as_posix() for path in theirs.rglob("*.yaml"))
+    if theirs.resolve() != ours and (taken := [name for name in names if (ours / name).is_file()]):
+        reason = f"{', '.join(taken)} would hide behind ours of the same name"
+        raise ConfigError(fault("--config-dir", "files with names of their own", config_dir, reason, "Rename them"))
+
+
+def _target(value: object, prefix: str = "") -> str | None:
+    """Return the full name of the first `_target_`."""
+    if not isinstance(value, Mapping | list):
+        return None
+    items = value.items() if isinstance(value, Mapping) else enumerate(value)
+    for key, item in items:
+        name = f"{prefix}{key}"
+        if found := name if key == "_target_" else _target(item, f"{name}."):
+            return found
+    return None
 
 
 def _check_overrides(verb: str, parsed: Sequence[Any], config_dir: str | None) -> None:
     """Find unknown keys and choices before Hydra does, since it can only name the first and suggests nothing."""
     keys = list(valid_keys(CONFIGS[verb]))
+    sections = {key.partition(".")[0] for key in keys if "." in key}
     roots = [conf_dir(), *([Path(config_dir)] if config_dir else [])]
     groups = {folder.name for root in roots for folder in root.iterdir() if folder.is_dir()}
     faults = []
@@ -144,44 +190,62 @@ def _check_overrides(verb: str, parsed: Sequence[Any], config_dir: str | None) -
         key, text = one.key_or_group, one.input_line
         if one.is_sweep_override():
             faults.append(fault(key, "one value", text, "several values make several runs", "Add --multirun"))
-        elif TARGET.search(text):
-            faults.append(fault(key, "a value", text, "a config never names code"))
-        elif key in groups and isinstance(one.value(), str):
+        elif "_target_" in key.split("."):
+            faults.append(fault(key, "values only", None, "a config never names code", "Remove it"))
+        elif one.package is None and key in groups and not one.is_delete() and (one.is_add() or key in sections):
             choices = sorted({file.stem for root in roots for file in (root / key).glob("*.yaml")})
             if one.value() not in choices:
                 expected = f"one of {', '.join(choices)}"
-                faults.append(fault(key, expected, one.value(), remedy=_nearest(one.value(), choices)))
-        elif key not in keys and not any(known.startswith(f"{key}.") for known in keys):
-            faults.append(fault(key, "a known key", None, f"{text!r} sets nothing", _nearest(key, keys)))
+                faults.append(fault(key, expected, _shown(one.value()), remedy=_nearest(str(one.value()), choices)))
+        elif one.package is not None or (key not in keys and not any(known.startswith(f"{key}.") for known in keys)):
+            reason = f"{text!r} sets nothing"
+            if key in valid_keys(TrainConfig):
+                reason += f": `encdec {verb}` does not read what `encdec train` does"
+            faults.append(fault(key or text, "a known key", None, reason, _nearest_key(key, keys)))
     if faults:
         raise ConfigError(faults)
 
 
 def _nearest(word: str, choices: Sequence[str]) -> str:
-    last = {choice.rsplit(".", 1)[-1]: choice for choice in reversed(choices)}
     found = difflib.get_close_matches(word, choices, n=1, cutoff=0.5)
-    by_last = difflib.get_close_matches(word.rsplit(".", 1)[-1], list(last), n=1, cutoff=0.7)
-    nearest = found[0] if found else last[by_last[0]] if by_last else None
-    return f"Did you mean {nearest}" if nearest else "`encdec train --cfg` prints every key"
+    return f"Did you mean {found[0]}" if found else ""
+
+
+def _nearest_key(word: str, keys: Sequence[str]) -> str:
+    """Name the key that was meant: by its last part wherever it stands, then by spelling, else by its section."""
+    section, _, last = word.rpartition(".")
+    same = [key for key in keys if key.rpartition(".")[2] == last]
+    names = {key.rpartition(".")[2]: key for key in reversed(keys)}
+    near = (
+        difflib.get_close_matches(word, same, n=1, cutoff=0)
+        or difflib.get_close_matches(word, keys, n=1, cutoff=0.75)
+        or [names[name] for name in difflib.get_close_matches(last, list(names), n=1, cutoff=0.7)]
+    )
+    if near:
+        return f"Did you mean {near[0]}"
+    siblings = [key.rpartition(".")[2] for key in keys if section and key.startswith(f"{section}.")]
+    if siblings:
+        more = ", …" if len(siblings) > SUGGESTED else ""
+        return f"{section} has {', '.join(siblings[:SUGGESTED])}{more}; `--cfg` prints every key"
+    return "`encdec train --cfg` prints every key"
 
 
 def _typed(cls: type, values: Mapping[str, Any], prefix: str, faults: list[str]) -> Any:  # noqa: ANN401 - cls
     """Build a config class from plain values, leaf by leaf, collecting every fault."""
     hints = typing.get_type_hints(cls)
-    keys = list(hints)
+    keys = list(valid_keys(cls, prefix))
     faults += [
-        fault(f"{prefix}{name}", "a known key", None, "nothing reads it", _nearest(str(name), keys))
+        fault(f"{prefix}{name}", "a known key", None, "nothing reads it", _nearest_key(f"{prefix}{name}", keys))
         for name in values
         if name not in hints
     ]
     built = {}
     for name, hint in hints.items():
         key, value = f"{prefix}{name}", values.get(name, "???")
-        if is_dataclass(hint):
-            section = value if isinstance(value, Mapping) else {}
-            if not isinstance(value, Mapping):
-                faults.append(fault(key, "a section", value))
-            built[name] = _typed(typing.cast(type, hint), section, f"{key}.", faults)
+        if is_dataclass(hint) and isinstance(value, Mapping):
+            built[name] = _typed(typing.cast(type, hint), value, f"{key}.", faults)
+        elif is_dataclass(hint):
+            faults.append(fault(key, "a section of keys", "nothing" if value == "???" else _shown(value)))
         elif value == "???":
             faults.append(f"{key}: expected a value, got none. Set {key}=….")
         else:
@@ -204,8 +268,17 @@ def _leaf(hint: Any, value: object, key: str, faults: list[str]) -> object:  # n
         if typing.get_origin(option) is list and isinstance(value, list):
             inner = typing.get_args(option)[0]
             return [_leaf(inner, item, f"{key}[{index}]", faults) for index, item in enumerate(value)]
-    faults.append(fault(key, " or ".join(_spelled(option) for option in options), value))
+    remedy = ""
+    if str in options and isinstance(value, bool | int | float):
+        remedy = f"Quote it to make it text: '{key}=\"{value}\"'"
+    elif isinstance(value, str) and any(typing.get_origin(option) is list for option in options):
+        remedy = f"Write {key}=[{value}]"
+    faults.append(fault(key, " or ".join(_spelled(option) for option in options), _shown(value), remedy=remedy))
     return None
+
+
+def _shown(value: object) -> object:
+    return "null" if value is None else value
 
 
 def _spelled(option: Any) -> str:  # noqa: ANN401 - a type hint
@@ -214,21 +287,21 @@ def _spelled(option: Any) -> str:  # noqa: ANN401 - a type hint
     if isinstance(option, type) and issubclass(option, Enum):
         return f"one of {', '.join(str(member.value) for member in option)}"
     if typing.get_origin(option) is list:
-        return f"a list of {_spelled(typing.get_args(option)[0])}"
+        return f"a list, each {_spelled(typing.get_args(option)[0])}"
     return {int: "a whole number", float: "a number", str: "text", bool: "true or false"}[option]
 
 
 def _check_names(config: AnyConfig) -> list[str]:
     """Check names that live in registries above `config`."""
-    task = getattr(config, "task", None)
-    if task is None:
-        return []
+    task = config.task
+    if task.name not in TASKS:
+        return [fault("task.name", f"one of {', '.join(TASKS)}", task.name, "it says where the rows come from")]
     try:
         names = expand(task.metrics)
     except ConfigError as error:
         return error.faults
     best = config.trainer.best_metric if isinstance(config, TrainConfig) else "loss"
     if best != "loss" and best not in names:
-        hint = "It must be one of task.metrics" if best in METRICS else _nearest(best, ["loss", *names])
+        hint = f"Add {best} to task.metrics" if best in METRICS else _nearest(best, ["loss", *names])
         return [fault("trainer.best_metric", f"one of loss, {', '.join(names)}", best, remedy=hint)]
     return []

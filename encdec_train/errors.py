@@ -18,7 +18,7 @@ def fault(key: str, expected: str, received: object, reason: str = "", remedy: s
     """
     text = f"{key}: expected {expected}, got {received!r}" if received is not None else f"{key}: expected {expected}"
     if reason:
-        text += f"; {reason}"
+        text += f"; {reason.rstrip('. ')}"  # another library's message may end in one
     return f"{text}. {remedy}." if remedy else f"{text}."
 
 

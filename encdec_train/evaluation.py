@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from encdec_train import console, distributed
-from encdec_train.config import EvaluateConfig, ScoreConfig, TrainConfig, to_dict
+from encdec_train.config import EvaluateConfig, ScoreConfig, TaskConfig, TrainConfig, to_dict
 from encdec_train.data.sources import splits_of
 from encdec_train.errors import ConfigError, fault
 from encdec_train.fingerprint import json_sha256
@@ -91,9 +91,12 @@ def evaluate(config: EvaluateConfig) -> Path:
     """
     sources = splits_of(config.task, Path(config.run.cache_dir))
     if config.split not in sources:
-        raise ConfigError(
-            fault("split", f"one of {', '.join(sources) or 'no split: set task.test_file'}", config.split)
-        )
+        raise ConfigError(_missing_split(config.task, config.split, list(sources)))
+    key = json_sha256([to_dict(config), sources[config.split].fingerprint])[:6]
+    folder = Path(config.run.output_dir) / (config.run.name or f"evaluate-{config.task.name}-{key}")
+    if (folder / "manifest.json").is_file():
+        reason = f"{folder} is a training run, whose scores this would replace"
+        raise ConfigError(fault("run.name", "a new name", config.run.name, reason))
     from encdec_train.data.preprocess import Limits, encode_split
     from encdec_train.decoding.predictions import predict, write_predictions
     from encdec_train.decoding.search import SearchSettings
@@ -116,13 +119,18 @@ def evaluate(config: EvaluateConfig) -> Path:
     with autocast(config.trainer.precision, device):
         texts = predict(model, split, range(len(split)), codec, search, f"decode {config.split}")
     scores = scored(texts, rows.references, rows.sources, task.metrics, config.seed)
-    key = json_sha256([to_dict(config), sources[config.split].fingerprint])[:6]
-    folder = Path(config.run.output_dir) / (config.run.name or f"evaluate-{task.name}-{key}")
     write_predictions(folder / "predictions" / f"{config.split}.jsonl", rows, texts)
     write_json(folder / "metrics.json", {config.split: scores})
     console.say(score_table({config.split: scores}))
     console.say(f"\npredictions and scores: {folder}")
     return folder
+
+
+def _missing_split(task: TaskConfig, split: str, names: Sequence[str]) -> str:
+    key = f"{split}_file"
+    if task.name == "files" and hasattr(task, key):
+        return fault(f"task.{key}", "a file of pairs", "null", f"split={split} reads it")
+    return fault("split", f"one of {', '.join(names) or 'train, validation, test'}", split)
 
 
 def score(config: ScoreConfig) -> Scores:

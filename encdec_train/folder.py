@@ -8,13 +8,13 @@ import fcntl
 import json
 import os
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from encdec_train.config import TrainConfig, to_dict
-from encdec_train.errors import ConfigError, EncDecError, fault
+from encdec_train.errors import ConfigError, fault
 from encdec_train.fingerprint import json_sha256
 
 EXECUTION = {"num_workers", "max_micro_tokens"}  # of the data section: how a step is computed, not what it is
@@ -55,10 +55,20 @@ class RunFolder:
         return f"{self.path.name}-{json_sha256(self.identity)[:8]}"
 
     def manifest(self) -> dict[str, Any]:
-        """Read `manifest.json`; empty before there is one."""
+        """Read `manifest.json`; empty before there is one.
+
+        Raises:
+            ConfigError: When it is damaged.
+        """
         file = self.path / "manifest.json"
-        values: dict[str, Any] = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
-        return values
+        if not file.is_file():
+            return {}
+        try:
+            values = json.loads(file.read_text(encoding="utf-8"))
+        except ValueError as error:
+            remedy = "Move the folder away, or choose another run.name"
+            raise ConfigError(fault(str(file), "what an earlier start wrote", None, str(error), remedy)) from error
+        return values if isinstance(values, dict) else {}
 
     def is_finished(self) -> bool:
         """Tell whether the run has nothing left to do."""
@@ -81,7 +91,8 @@ class RunFolder:
                         "run.name",
                         "a new name, or the folder of an earlier run",
                         self.path.name,
-                        f"{self.path} holds {', '.join(sorted(strangers)[:4])} and no manifest.json",
+                        f"{self.path} holds {', '.join(sorted(strangers)[:4])}, and no training run made it",
+                        "Choose another run.name, or move the folder away",
                     )
                 )
             return
@@ -97,16 +108,17 @@ class RunFolder:
     def lock(self) -> Iterator[None]:
         """Hold the folder while the process lives; the system lets go of it when the process dies.
 
+        A folder in which nothing was written is gone again afterwards.
+
         Raises:
-            ConfigError: When another process holds it.
-            EncDecError: When the folder cannot be written.
+            ConfigError: When another process holds it, or it cannot be written.
         """
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             file = (self.path / ".lock").open("a+", encoding="utf-8")
         except OSError as error:
-            raise EncDecError(
-                fault("run.output_dir", "a folder that can be written", str(self.path), str(error))
+            raise ConfigError(
+                fault("run.output_dir", "a folder that can be written", str(self.path.parent), str(error))
             ) from error
         with file:
             try:
@@ -120,7 +132,16 @@ class RunFolder:
             file.truncate(0)
             file.write(f"process {os.getpid()} on {os.uname().nodename}")
             file.flush()
-            yield
+            try:
+                yield
+            finally:
+                self._remove_if_empty()
+
+    def _remove_if_empty(self) -> None:
+        with suppress(OSError):
+            if [path.name for path in self.path.iterdir()] == [".lock"]:
+                (self.path / ".lock").unlink()
+                self.path.rmdir()
 
 
 def identify(config: TrainConfig, data: Mapping[str, str], checkpoints: Mapping[str, str]) -> dict[str, Any]:

@@ -73,11 +73,25 @@ def _states(table: str) -> dict[str, tuple[str, ...]]:
 
 FINE_TUNED = Vocabulary(
     people=_people(
-        women="Maria Anna Clara Ines Sofia Helen Ruth Nora Emma Julia Laura Sarah Alice Marta Elena Rosa Greta Lucy Eva Hannah "
-        "Olga Paula Vera Irene Diana Agnes Linda Petra Carmen Judith Teresa Monica",
-        men="Tom Peter Paul David Jonas Martin Oscar Victor Hugo Simon Felix Daniel Adam Robert Walter Frank George Henry "
-        "Marco Pedro Stefan Thomas Andrew Philip Leon Bruno Carlos Edward Gustav Ivan Karl Nils",
-        groups="twins neighbours students sailors farmers children sisters brothers",
+        women="""
+        Agnes Alba Alice Alma Amanda Amelia Andrea Angela Anita Anna Astrid Aurora Bella Berta Bianca Brenda Bridget
+        Camila Carla Carmen Carol Catherine Cecilia Celia Charlotte Clara Claudia Cora Daisy Daphne Denise Diana Dora
+        Doris Edith Elena Elisa Elsa Emily Emma Erika Esther Eva Fiona Flora Frida Gemma Gerda Gina Grace Greta Hanna
+        Hazel Heidi Helen Hilda Ines Irene Iris Isabel Ivy Jane Janet Joan Judith Julia Karin Katya Laura Leila Lena
+        Lily Linda Lisa Lola Lucy Luisa Lydia Magda Maria Marta Mary Matilda Mia Milena Miriam Molly Monica Nadia
+        Nancy Nina Nora Olga Olivia Paula Petra Rachel Rebecca Rita Rosa Ruth Sarah Sonia Sophie Susan Sylvia Tanya
+        Teresa Ursula Valerie Vera Wanda Wilma Yvonne Zoe
+        """,
+        men="""
+        Aaron Adam Albert Alan Alex Alfred Andrew Anton Arnold Axel Ben Bernard Bert Bill Bob Boris Brian Bruno Carl
+        Carlos Cedric Charles Chris Claude Colin Daniel David Dennis Diego Dirk Donald Edgar Edward Egon Eli Emil Eric
+        Ernest Ethan Fabian Felix Finn Frank Fred Gabriel George Gerald Gordon Gregor Gustav Harold Harry Hector Henry
+        Herman Hugo Ian Igor Isaac Ivan Jack Jacob James Jan Jens Joel John Jonas Joseph Julian Karl Kevin Kurt Lars
+        Leo Leon Louis Luke Marco Mario Mark Martin Max Michael Miguel Moritz Neil Nick Nils Noah Norman Oliver Oscar
+        Otto Owen Pablo Patrick Paul Pedro Peter Philip Ralph Ramon Richard Robert Roman Rudolf Sam Sergei Simon
+        Stefan Steven Sven Theo Thomas Tim Tobias Tom Toni Victor Vincent Walter Werner
+        """,
+        groups="twins neighbours students sailors farmers children sisters brothers tourists soldiers",
     ),
     verbs=_verbs(
         """
@@ -86,19 +100,26 @@ FINE_TUNED = Vocabulary(
         clean cleaned cleaned cleaning vehicle building furniture machine dish
         sell sold sold selling vehicle building furniture machine instrument art animal
         buy bought bought buying vehicle building furniture machine instrument clothes animal
+        rent rented rented renting vehicle building machine instrument
         borrow borrowed borrowed borrowing vehicle machine instrument writing clothes
         find found found finding machine instrument art writing animal clothes
         hide hid hidden hiding instrument art writing clothes
         steal stole stolen stealing vehicle machine instrument art food
+        keep kept kept keeping instrument art writing animal dish
         write wrote written writing writing
+        read read read reading writing
+        sign signed signed signing writing art
         copy copied copied copying writing art
         burn burned burned burning writing food furniture
         bake baked baked baking food
         cook cooked cooked cooking food
+        serve served served serving food
         taste tasted tasted tasting food
         eat ate eaten eating food
         sew sewed sewn sewing clothes
+        knit knitted knitted knitting clothes
         wash washed washed washing clothes vehicle animal dish
+        iron ironed ironed ironing clothes
         fold folded folded folding clothes writing
         mend mended mended mending clothes furniture
         wear wore worn wearing clothes
@@ -107,24 +128,36 @@ FINE_TUNED = Vocabulary(
         cut cut cut cutting plant food clothes
         trim trimmed trimmed trimming plant
         feed fed fed feeding animal
+        train trained trained training animal
         brush brushed brushed brushing animal clothes
         catch caught caught catching animal
         draw drew drawn drawing animal building plant
         break broke broken breaking dish machine instrument
         choose chose chosen choosing clothes instrument furniture art food
         carry carried carried carrying furniture instrument art animal dish
+        move moved moved moving furniture vehicle machine plant
         polish polished polished polishing vehicle furniture instrument dish
         photograph photographed photographed photographing building art plant animal
         build built built building building furniture vehicle
         inspect inspected inspected inspecting building vehicle machine writing plant
+        measure measured measured measuring building furniture plant clothes
+        damage damaged damaged damaging vehicle building furniture machine instrument
+        show showed shown showing art writing machine clothes
+        test tested tested testing vehicle machine instrument food
         """
     ),
 )
 
 UNSEEN = Vocabulary(
     people=_people(
-        women="Barbara Monika Viola Claire Fatima Ingrid Naomi Beatrix",
-        men="Samuel Rafael Arthur Dmitri Jasper Conrad Lukas Matteo",
+        women="""
+        Barbara Beatrix Claire Dolores Eleanor Fatima Gloria Ingrid Josephine Klara Liv Margaret Naomi Penelope Ramona
+        Stella Tamara Viola
+        """,
+        men="""
+        Arthur Benedict Conrad Dmitri Ferdinand Gilbert Hassan Jasper Kaspar Lukas Matteo Nathan Quentin Rafael Samuel
+        Tristan Ulrich Xavier
+        """,
         groups="nurses actors",
     ),
     verbs=_verbs(
@@ -137,6 +170,8 @@ UNSEEN = Vocabulary(
         wrap wrapped wrapped wrapping dish art food instrument
         sketch sketched sketched sketching building plant animal furniture
         hang hung hung hanging clothes art
+        forget forgot forgotten forgetting writing instrument food clothes
+        improve improved improved improving machine building writing
         """
     ),
 )
@@ -145,34 +180,34 @@ EVERYTHING = Vocabulary(FINE_TUNED.people + UNSEEN.people, FINE_TUNED.verbs + UN
 
 NOUNS = _nouns(
     """
-    vehicle boat van bicycle tractor wagon canoe
-    building barn cottage shed chapel mill fence stables*
-    furniture table cupboard bench desk chairs* shelves*
-    machine clock radio pump camera engine lamps*
-    instrument piano violin guitar flute drums*
-    art portrait statue vase mural carvings*
-    writing letter poem report map speech postcards* invitations*
-    food soup cake pie bread pancakes* dumplings*
-    clothes coat dress blanket jacket gloves* shirts* curtains*
+    vehicle boat van bicycle tractor wagon canoe truck carriage
+    building barn cottage shed chapel mill fence bridge tower stables*
+    furniture table cupboard bench desk sofa mirror chairs* shelves*
+    machine clock radio pump camera engine printer lamps*
+    instrument piano violin guitar flute trumpet harp drums*
+    art portrait statue vase mural mask carvings*
+    writing letter poem report map speech novel postcards* invitations*
+    food soup cake pie bread stew cheese pancakes* dumplings*
+    clothes coat dress blanket jacket scarf gloves* shirts* curtains*
     plant hedge orchard lawn roses* tulips* vines*
-    animal horse donkey pony puppy goats* hens*
-    dish kettle teapot plates* cups*
+    animal horse donkey pony puppy parrot goats* hens*
+    dish kettle teapot bowl plates* cups*
     """
 )
 
 ADJECTIVES = {
-    "vehicle": "old red rusty small heavy",
-    "building": "old wooden empty white small",
-    "furniture": "old wooden heavy broken green",
-    "machine": "old strange noisy small expensive",
-    "instrument": "old expensive black heavy strange",
-    "art": "famous strange beautiful old expensive",
-    "writing": "long short secret strange old",
-    "food": "fresh sweet huge simple cold",
-    "clothes": "blue warm torn heavy white",
-    "plant": "tall wild beautiful young dry",
-    "animal": "young white hungry brown wild",
-    "dish": "blue broken heavy old white",
+    "vehicle": "old red rusty small heavy fast",
+    "building": "old wooden empty white small tall",
+    "furniture": "old wooden heavy broken green simple",
+    "machine": "old strange noisy small expensive modern",
+    "instrument": "old expensive black heavy strange rare",
+    "art": "famous strange beautiful old expensive rare",
+    "writing": "long short secret strange old funny",
+    "food": "fresh sweet huge simple cold delicious",
+    "clothes": "blue warm torn heavy white elegant",
+    "plant": "tall wild beautiful young dry huge",
+    "animal": "young white hungry brown wild gentle",
+    "dish": "blue broken heavy old white silver",
 }
 
 # "because": what moves somebody to act; "{was}" agrees with the subject.

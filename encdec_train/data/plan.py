@@ -98,12 +98,11 @@ class Plan:
         self._seed, self._size = seed, size
         self._starts = [0]  # steps before epoch i
         self._epoch = (-1, list[Ints]())
+        if not len(self.lengths):
+            raise ConfigError(fault("task.train_file", "at least one pair to train on", None))
         if not self._batches(0):
-            raise ConfigError(
-                fault(
-                    "data.last_batch", "ragged", size.last.value, f"{len(self.lengths)} examples do not fill one batch"
-                )
-            )
+            reason = f"{len(self.lengths)} examples do not fill one batch"
+            raise ConfigError(fault("data.last_batch", "ragged", size.last.value, reason))
 
     def num_steps(self, epochs: int) -> int:
         """Count the steps of the first `epochs` epochs."""

@@ -69,7 +69,7 @@ class SearchSettings:
         ids = model.generation_config
         return GenerationConfig(
             num_beams=self.num_beams,
-            length_penalty=self.length_penalty,
+            length_penalty=self.length_penalty if self.num_beams > 1 else 1.0,  # else saving is refused
             max_new_tokens=self.max_new_tokens,
             no_repeat_ngram_size=self.no_repeat_ngram,
             do_sample=False,
@@ -107,7 +107,11 @@ def decode(
 
     Returns:
         For each source its tokens, without start, end and padding; an empty list when the model ends at once.
+
+    Raises:
+        ConfigError: When a source or the output would pass the model's positions (known_defects D14).
     """
+    _check_positions(model, sources, settings)
     outputs: list[list[int]] = [[] for _ in sources]
     was_training = model.training
     model.eval()
@@ -120,6 +124,18 @@ def decode(
     finally:
         model.train(was_training)
     return outputs
+
+
+def _check_positions(model: EncoderDecoderModel, sources: Sequence[Tokens], settings: SearchSettings) -> None:
+    longest = max(map(len, sources), default=0)
+    wanted = {
+        "task.max_source_tokens": (longest, model.encoder),
+        "decoding.max_new_tokens": (settings.max_new_tokens, model.decoder),
+    }
+    for key, (num_tokens, half) in wanted.items():
+        positions = getattr(half.config, "max_position_embeddings", num_tokens)
+        if num_tokens > positions:
+            raise ConfigError(fault(key, f"at most {positions}, the model's positions", num_tokens))
 
 
 def _batches(lengths: Sequence[int], settings: SearchSettings) -> Iterator[npt.NDArray[np.int64]]:

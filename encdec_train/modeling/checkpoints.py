@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import transformers
+from huggingface_hub.errors import StrictDataclassError
 from transformers import AutoConfig, AutoTokenizer, PretrainedConfig, PreTrainedTokenizerBase
 
 from encdec_train.errors import ModelError, fault
@@ -82,15 +83,14 @@ def find(key: str, name: str, revision: str | None) -> Source:
         ModelError: When it is missing, has no weights, needs code of its own, is of an architecture that is not
             supported, or has a tokenizer that does not fit.
     """
-    folder = Path(name)
-    if folder.is_dir():
-        _check_folder(key, folder)
-    elif folder.is_absolute() or name.startswith((".", "~")) or name.count("/") > 1:
+    if Path(name).is_dir():
+        _check_folder(key, Path(name))
+    elif is_path(name):
         expected = "a folder or a Hub id such as google-bert/bert-base-uncased"
         raise ModelError(fault(key, expected, name, "there is no such folder"))
     try:
         config = AutoConfig.from_pretrained(name, revision=revision, trust_remote_code=False)
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, StrictDataclassError) as error:
         raise ModelError(_unreadable(key, name, "config.json", error)) from error
     if config.model_type not in MODEL_TYPES:
         expected = f"a checkpoint of type {', '.join(MODEL_TYPES)}"
@@ -98,6 +98,11 @@ def find(key: str, name: str, revision: str | None) -> Source:
     source = Source(key, name, revision, config, _tokenizer(key, name, revision))
     _check_vocabulary(source)
     return source
+
+
+def is_path(name: str) -> bool:
+    """Tell whether a name can only be a folder's, and no Hub id."""
+    return Path(name).is_absolute() or name.startswith((".", "~")) or name.count("/") > 1
 
 
 def special_ids(source: Source) -> SpecialIds:
@@ -180,7 +185,8 @@ def _check_vocabulary(source: Source) -> None:
 
 
 def _unreadable(key: str, name: str, what: str, error: Exception) -> str:
-    reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    reason = " ".join(line.strip() for line in lines[: 1 + lines[0].endswith(":")]).rstrip(".")
     if Path(name).is_dir():
         return fault(key, f"a folder from which {what} can be read", name, reason)
     return fault(

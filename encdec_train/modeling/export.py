@@ -5,10 +5,11 @@ import shutil
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 from transformers import AutoConfig, AutoTokenizer, EncoderDecoderModel, GenerationConfig, PreTrainedTokenizerBase
 
 from encdec_train.errors import ModelError, fault
-from encdec_train.modeling.checkpoints import quiet_library
+from encdec_train.modeling.checkpoints import is_path, quiet_library
 from encdec_train.modeling.sharing import separate_state
 
 WHAT = "a run folder, an export folder or a Hub id"
@@ -64,13 +65,14 @@ def load(folder: str) -> tuple[EncoderDecoderModel, tuple[PreTrainedTokenizerBas
     path = Path(folder)
     where = path / "export" if (path / "export" / "config.json").is_file() else path
     name = str(where) if path.exists() else folder
-    if path.exists() and not (where / "config.json").is_file():
-        raise ModelError(fault("checkpoint", WHAT, folder, "there is no config.json in it"))
+    if (path.exists() or is_path(folder)) and not (where / "config.json").is_file():
+        reason = "there is no config.json in it" if path.exists() else "there is no such folder"
+        raise ModelError(fault("checkpoint", WHAT, folder, reason))
     try:
         with quiet_library():
             return _load(name, where)
-    except (OSError, ValueError, KeyError) as error:
-        reason = str(error).strip().splitlines()[0]
+    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
+        reason = str(error).strip().splitlines()[0].rstrip(".")
         raise ModelError(fault("checkpoint", WHAT, folder, reason)) from error
 
 
@@ -83,7 +85,14 @@ def _load(
         raise ModelError(
             fault("checkpoint", "an encoder-decoder model", config.model_type, f"{name} is no export", remedy)
         )
-    model = EncoderDecoderModel.from_pretrained(name, trust_remote_code=False, use_safetensors=True)
+    model, info = EncoderDecoderModel.from_pretrained(
+        name, trust_remote_code=False, use_safetensors=True, output_loading_info=True, ignore_mismatched_sizes=True
+    )
+    lacking = [key for key in info["missing_keys"] if not key.startswith("encoder.pooler.")]  # which nothing reads
+    lacking += [key for key, *_ in info["mismatched_keys"]]
+    if lacking:
+        reason = f"{len(lacking)} tensors are missing or differ in shape, such as {min(lacking)}"
+        raise ModelError(fault("checkpoint", "all weights of its config.json", name, reason))
     source = AutoTokenizer.from_pretrained(name, trust_remote_code=False)
     own = where / "decoder_tokenizer"
     target = AutoTokenizer.from_pretrained(str(own), trust_remote_code=False) if own.is_dir() else source

@@ -31,10 +31,15 @@ def share(model: EncoderDecoderModel, what: Share) -> int:
         return 0
     shared = 0
     decoder = base_model(model.decoder)
-    for name, mine in list(decoder.named_parameters()):
-        if "crossattention" in name or (what is Share.embeddings and not name.startswith("embeddings.")):
-            continue
-        theirs = model.encoder.get_parameter(name)
+    prefix = "embeddings." if what is Share.embeddings else ""
+    sources = {name: p for name, p in model.encoder.named_parameters() if name.startswith(prefix)}
+    wanted = {
+        name: p for name, p in decoder.named_parameters() if name.startswith(prefix) and "crossattention" not in name
+    }
+    if lonely := sorted(sources.keys() ^ wanted.keys()):
+        raise ModelError(fault("model.share", "none", what.value, f"only one half has {lonely[0]}"))
+    for name, mine in wanted.items():
+        theirs = sources[name]
         if theirs.shape != mine.shape:
             shapes = f"{tuple(theirs.shape)} in the encoder and {tuple(mine.shape)} in the decoder"
             raise ModelError(fault("model.share", "none", what.value, f"{name} is {shapes}"))

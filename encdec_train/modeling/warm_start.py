@@ -1,9 +1,10 @@
 """Warm start: one encoder-decoder model from two pretrained checkpoints (Rothe et al. 2020, section 2)."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
+from safetensors import SafetensorError
 from transformers import (
     AutoModel,
     AutoModelForCausalLM,
@@ -115,6 +116,10 @@ def build(
         config = EncoderDecoderConfig.from_encoder_decoder_configs(left.config, right.config)
         config.tie_word_embeddings = right.config.tie_word_embeddings
         model = EncoderDecoderModel(config=config, encoder=left, decoder=right)
+        projection = [name for name, _ in model.named_parameters() if name.startswith("enc_to_dec_proj.")]
+        if projection:  # the library's bridge between halves of different width
+            fresh = right_half.fresh + _count(model, projection)
+            right_half = replace(right_half, fresh=fresh, fresh_tensors=[*right_half.fresh_tensors, *projection])
     shared = share_parameters(model, share)
     _set_generation(model, decoder)
     _check_attention(model)
@@ -143,7 +148,9 @@ def _load(source: Source, config: PretrainedConfig, auto: type, from_checkpoint:
     options = {} if config.is_decoder else {"add_pooling_layer": False}
     name = "decoder" if config.is_decoder else "encoder"
     if not from_checkpoint:
-        model = auto.from_config(config, attn_implementation="sdpa", **options)  # type: ignore[attr-defined]
+        model = auto.from_config(  # type: ignore[attr-defined]
+            config, dtype=torch.float32, attn_implementation="sdpa", **options
+        )
         fresh = [parameter for parameter, _ in model.named_parameters()]
         return model, Half(name, "random", 0, _count(model, fresh), fresh, [])
     try:
@@ -155,11 +162,12 @@ def _load(source: Source, config: PretrainedConfig, auto: type, from_checkpoint:
             attn_implementation="sdpa",
             use_safetensors=True,
             trust_remote_code=False,
+            ignore_mismatched_sizes=True,  # they are refused below, by name
             output_loading_info=True,
             **options,
         )
-    except (OSError, ValueError, RuntimeError) as error:
-        reason = str(error).strip().splitlines()[0]
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+        reason = str(error).strip().splitlines()[0].rstrip(".")
         raise ModelError(fault(source.key, "a checkpoint whose weights load", source.name, reason)) from error
     if info["mismatched_keys"]:
         raise ModelError(
@@ -167,7 +175,7 @@ def _load(source: Source, config: PretrainedConfig, auto: type, from_checkpoint:
                 source.key,
                 "weights in the shapes of config.json",
                 source.name,
-                f"these differ: {sorted(map(str, info['mismatched_keys']))[:3]}",
+                f"{len(info['mismatched_keys'])} differ, such as {min(key for key, *_ in info['mismatched_keys'])}",
             )
         )
     fresh = sorted(set(info["missing_keys"]) & {parameter for parameter, _ in model.named_parameters()})

@@ -44,9 +44,10 @@ def write_manifest(folder: Path, extra: Mapping[str, object]) -> dict[str, Any]:
     Returns:
         What was written.
     """
+    program = Path(sys.argv[0]).name
     found: dict[str, Any] = {
         "started_utc": datetime.now(UTC).isoformat(timespec="seconds"),
-        "command_line": redact_command_line([Path(sys.argv[0]).name, *sys.argv[1:]]),
+        "command_line": redact_command_line(["encdec" if program == "__main__.py" else program, *sys.argv[1:]]),
         "git": git_state(Path(__file__).parent),
         "python": platform.python_version(),
         "platform": platform.platform(),

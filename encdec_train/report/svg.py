@@ -136,7 +136,7 @@ def tick_text(value: float, step: float) -> str:
         return "0"
     if step >= 500 and abs(value) >= 1000:
         return f"{value / 1000:g}k" if abs(value) < 1e6 else f"{value / 1e6:g}M"
-    if abs(value) < 1e-3:
+    if step < 1e-3 and abs(value) < 0.01:
         mantissa, exponent = f"{value:.1e}".split("e")
         return f"{mantissa.removesuffix('.0')}e{int(exponent)}"
     return f"{value:,.{max(0, -math.floor(math.log10(step) + 1e-9))}f}"
@@ -146,8 +146,8 @@ def _range(values: Sequence[float]) -> tuple[float, float]:
     low, high = min(values), max(values)
     if low < high:
         return low, high
-    around = abs(low) * 0.1 or 1.0
-    return low - around, high + around
+    around = abs(low) * 0.1
+    return (low - around, high + around) if around else (0.0, 1.0)
 
 
 def _padded(low: float, high: float) -> tuple[float, float]:

@@ -71,8 +71,8 @@ class EveryStep(pl.Callback):
         self._total_steps, self._resumed = total_steps, resumed
         self.progress = Progress(**(resumed.state["progress"] if resumed else {}))
         self.step = resumed.step if resumed else 0
-        self._bar = console.progress(total_steps, "train", done=self.step)
-        self._clock = 0.0
+        self._bar, self._shown = console.progress(total_steps, "train", done=self.step), self.step
+        self._restart_clock()
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Put the optimizer back where it was, and the model in train mode (known_defects D7)."""
@@ -80,7 +80,7 @@ class EveryStep(pl.Callback):
             checkpoints.restore_optimizer(cast(Seq2SeqModule, pl_module).model, trainer.optimizers[0], self._resumed)
         cast(Seq2SeqModule, pl_module).model.train()
         self._bar.__enter__()
-        self._clock = time.monotonic()
+        self._restart_clock()
 
     def on_train_batch_end(
         self,
@@ -92,20 +92,26 @@ class EveryStep(pl.Callback):
     ) -> None:
         """Run what is due after this step."""
         step = self.step = batch.step
+        self._timed_tokens += batch.num_source_tokens + batch.num_target_tokens
         last = step == self._total_steps
-        if last or step % self._config.log_every_steps == 0:
-            self._log_step(outputs, batch)
+        logged = last or self._is_due(self._config.log_every_steps)
         validated = last or self._is_due(self._config.validate_every_steps)
+        saved = validated or self._is_due(self._config.checkpoint_every_steps)
+        if logged or saved:
+            self._check_finite(outputs)
+        if logged:
+            self._log_step(outputs, batch)
         if validated:
             self._validate(cast(Seq2SeqModule, pl_module))
         patience = self._config.patience_validations
-        stop = patience is not None and self.progress.validations_since_best >= patience
-        if last or stop or validated or self._is_due(self._config.checkpoint_every_steps):
+        stop = validated and patience is not None and self.progress.validations_since_best >= patience
+        if saved:
             self._save(trainer, cast(Seq2SeqModule, pl_module), stop)
         if stop and not last:
             console.say(f"stop at step {step}: no better {self._config.best_metric} in {patience} validations")
             trainer.should_stop = True
-        self._clock = time.monotonic()
+        if logged or saved:
+            self._restart_clock()
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Close the progress bar."""
@@ -118,7 +124,10 @@ class EveryStep(pl.Callback):
     def _is_due(self, every: int | None) -> bool:
         return every is not None and self.step % every == 0
 
-    def _log_step(self, outputs: Mapping[str, Any], batch: StepBatch) -> None:
+    def _restart_clock(self) -> None:
+        self._clock, self._timed_tokens = time.monotonic(), 0
+
+    def _check_finite(self, outputs: Mapping[str, Any]) -> None:
         loss, grad_norm = float(outputs["loss"]), float(outputs["grad_norm"])
         if not math.isfinite(loss) or not math.isfinite(grad_norm):
             raise EncDecError(
@@ -126,23 +135,26 @@ class EveryStep(pl.Callback):
                     "train/loss",
                     "a finite loss and gradient",
                     f"{loss} and {grad_norm}",
-                    f"step {batch.step} broke the weights; the last checkpoint is from before",
+                    f"the weights are broken at step {self.step}; the last checkpoint is from before",
                     "Lower optim.lr or raise optim.warmup_steps",
                 )
             )
-        seconds = max(time.monotonic() - self._clock, 1e-9)
-        rate = (batch.num_source_tokens + batch.num_target_tokens) / seconds
+
+    def _log_step(self, outputs: Mapping[str, Any], batch: StepBatch) -> None:
+        loss = float(outputs["loss"])
+        rate = self._timed_tokens / max(time.monotonic() - self._clock, 1e-9)
         self._log.log(
             batch.step,
             {
                 "train/loss": loss,
-                "train/grad_norm": grad_norm,
+                "train/grad_norm": float(outputs["grad_norm"]),
                 "train/epoch": batch.epoch,
                 "optim/lr": float(outputs["lr"]),
                 "time/tokens_per_second": rate,
             },
         )
-        self._bar.advance(self._config.log_every_steps, loss=loss, tokens_per_second=rate)
+        self._bar.advance(self.step - self._shown, loss=loss, tokens_per_second=rate)
+        self._shown = self.step
 
     def _validate(self, module: Seq2SeqModule) -> None:
         if self._validator is None:
@@ -160,7 +172,8 @@ class EveryStep(pl.Callback):
         if distributed.rank() == 0:
             state = {"progress": asdict(self.progress), "total_steps": self._total_steps, "stopped": stopped}
             checkpoints.write(self._folder, self.step, module.model, trainer.optimizers[0], state)
-            kept = set(checkpoints.steps(self._folder)[-self._config.keep_last :])
+            whole = [step for step in checkpoints.steps(self._folder) if step <= self.step]  # later ones are damaged
+            kept = set(whole[-self._config.keep_last :])
             checkpoints.prune(self._folder, kept | {self.progress.best_step or self.step})
         distributed.barrier()
 

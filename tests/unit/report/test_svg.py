@@ -60,7 +60,8 @@ def test_ticks_lie_inside_and_are_not_too_many(low, width, about):
 @pytest.mark.parametrize(
     ("value", "step", "text"),
     [(0.0, 0.5, "0"), (2.0, 1, "2"), (2.5, 0.5, "2.5"), (0.25, 0.05, "0.25"), (5e-5, 1e-5, "5e-5"),
-     (2.5e-5, 5e-6, "2.5e-5"), (1500, 500, "1.5k"), (1200, 200, "1,200"), (2e6, 1e6, "2M"), (-40, 20, "-40")],
+     (2.5e-5, 5e-6, "2.5e-5"), (1.5e-3, 5e-4, "1.5e-3"), (0.5001, 1e-4, "0.5001"),
+     (1500, 500, "1.5k"), (1200, 200, "1,200"), (2e6, 1e6, "2M"), (-40, 20, "-40")],
 )  # fmt: skip
 def test_tick_text(value, step, text):
     assert tick_text(value, step) == text

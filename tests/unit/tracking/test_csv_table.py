@@ -46,7 +46,7 @@ def test_a_resumed_run_replaces_the_rows_that_it_computes_again(begin, tmp_path)
         tracker.log(step, {"loss": float(step)})
     tracker.log(4, {"validation/loss": 9.0})
     with (tmp_path / FILE_NAME).open("a", encoding="utf-8") as file:
-        file.write("5,5.")  # killed in the middle of a line
+        file.write("2,9.0,7.")  # killed in the middle of a number
     resumed = begin()
     resumed.log(3, {"loss": 30.0})
     resumed.log(4, {"loss": 40.0, "speed": 1.0})
