@@ -114,14 +114,14 @@ def build_generator(config: "GenerateConfig") -> "Generator":
     from encdec_train.modeling.export import load as load_export
     from encdec_train.modeling.precision import autocast
     from encdec_train.serving.generate import Generator
-    from encdec_train.session import DECODING_FACTOR, device_type, export_codec, micro_tokens
+    from encdec_train.session import DECODING_FACTOR, device_type, export_codec, micro_tokens, source_limit
 
     model, tokenizers = load_export(config.checkpoint)
     codec = export_codec(model, tokenizers)
     device = device_type(config.trainer.accelerator)
     budget = micro_tokens(config.data.max_micro_tokens, device) * DECODING_FACTOR
     settings = SearchSettings.of(config.decoding, config.task.max_target_tokens, budget, model.generation_config)
-    longest = config.task.max_source_tokens or tokenizers[0].model_max_length
+    longest = source_limit(config.task, model, tokenizers[0])
     cast("torch.nn.Module", model).to(device)
     precision = partial(autocast, config.trainer.precision, device)
     return Generator(model, codec, settings, longest, precision)

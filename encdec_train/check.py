@@ -10,6 +10,7 @@ from typing import Any
 from encdec_train.config import (
     AnyConfig,
     DataConfig,
+    Init,
     ModelConfig,
     OptimConfig,
     RunConfig,
@@ -100,20 +101,20 @@ def _check_task(task: TaskConfig) -> list[str]:
 
 
 def _check_model(model: ModelConfig) -> list[str]:
+    faults = []
     if not RUN_NAME.fullmatch(model.name):
         expected = "letters, digits, `.`, `_` and `-`, a letter or digit first"
-        return [fault("model.name", expected, model.name, "it is a part of the run's folder")]
-    if model.share is Share.all and model.encoder != model.decoder:
-        return [
-            fault(
-                "model.share",
-                "none or embeddings",
-                model.share.value,
-                f"sharing all needs one checkpoint for both halves, got {model.encoder} and {model.decoder}",
-                "Leave model.decoder out, or share less",
-            )
-        ]
-    return []
+        faults.append(fault("model.name", expected, model.name, "it is a part of the run's folder"))
+    encoder, decoder = model.sources
+    if model.share is Share.all and encoder != decoder:
+        left, right = ("@".join(part for part in source if part) for source in (encoder, decoder))
+        reason = f"sharing all needs one checkpoint for both halves, got {left} and {right}"
+        remedy = "Leave model.decoder out, or share less"
+        faults.append(fault("model.share", "none or embeddings", model.share.value, reason, remedy))
+    if model.share is not Share.none and model.init is Init.decoder:
+        reason = "what is shared is the encoder's, so the decoder's weights would be lost"
+        faults.append(fault("model.share", "none with model.init=decoder", model.share.value, reason))
+    return faults
 
 
 def _check_data(data: DataConfig) -> list[str]:

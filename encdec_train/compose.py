@@ -9,6 +9,7 @@ import re
 import types
 import typing
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import is_dataclass
 from enum import Enum
 from pathlib import Path
@@ -143,7 +144,7 @@ def _compose_values(verb: str, overrides: Sequence[str], config_dir: str | None)
     _check_overrides(verb, _parse(overrides), config_dir)
     extra = [f"hydra.searchpath=[{quoted(f'file://{Path(config_dir).resolve()}')}]"] if config_dir else []
     try:
-        with initialize_config_dir(str(conf_dir()), version_base="1.3"):
+        with _callers_hydra_aside(), initialize_config_dir(str(conf_dir()), version_base="1.3"):
             composed = hydra_compose(verb, [*overrides, *extra])
         values = OmegaConf.to_container(composed, resolve=True)
     except (HydraException, OmegaConfBaseException, YAMLError) as error:
@@ -154,6 +155,18 @@ def _compose_values(verb: str, overrides: Sequence[str], config_dir: str | None)
     return typing.cast(dict[str, Any], values)
 
 
+@contextmanager
+def _callers_hydra_aside() -> Iterator[None]:
+    """Let a program that is itself a Hydra application call us: Hydra refuses to start while it runs."""
+    from hydra.core.global_hydra import GlobalHydra
+
+    callers, GlobalHydra.instance().hydra = GlobalHydra.instance().hydra, None
+    try:
+        yield
+    finally:
+        GlobalHydra.instance().hydra = callers
+
+
 def _check_config_dir(config_dir: str | None) -> None:
     """Refuse a folder that is not there, and files of it that Hydra would never look at."""
     if config_dir is None:
@@ -161,7 +174,8 @@ def _check_config_dir(config_dir: str | None) -> None:
     theirs, ours = Path(config_dir), conf_dir()
     if not config_dir or not theirs.is_dir():
         raise ConfigError(fault("--config-dir", "a folder of YAML files", config_dir))
-    names = sorted(path.relative_to(theirs).as_posix() for path in theirs.rglob("*.yaml"))
+    found = [*theirs.glob("*.yaml"), *theirs.glob("*/*.yaml")]  # and no deeper: it may be somebody's home
+    names = sorted(path.relative_to(theirs).as_posix() for path in found)
     if theirs.resolve() != ours and (taken := [name for name in names if (ours / name).is_file()]):
         reason = f"{', '.join(taken)} would hide behind ours of the same name"
         raise ConfigError(fault("--config-dir", "files with names of their own", config_dir, reason, "Rename them"))
@@ -198,10 +212,10 @@ def _check_overrides(verb: str, parsed: Sequence[Any], config_dir: str | None) -
                 expected = f"one of {', '.join(choices)}"
                 faults.append(fault(key, expected, _shown(one.value()), remedy=_nearest(str(one.value()), choices)))
         elif one.package is not None or (key not in keys and not any(known.startswith(f"{key}.") for known in keys)):
-            reason = f"{text!r} sets nothing"
-            if key in valid_keys(TrainConfig):
-                reason += f": `encdec {verb}` does not read what `encdec train` does"
-            faults.append(fault(key or text, "a known key", None, reason, _nearest_key(key, keys)))
+            reason, remedy = f"{text!r} sets nothing", _nearest_key(key, keys)
+            if key not in sections and any(f"{known}.".startswith(f"{key}.") for known in valid_keys(TrainConfig)):
+                reason, remedy = f"`encdec {verb}` does not read it", "Leave it out"
+            faults.append(fault(key or text, "a known key", None, reason, remedy))
     if faults:
         raise ConfigError(faults)
 
@@ -226,8 +240,8 @@ def _nearest_key(word: str, keys: Sequence[str]) -> str:
     siblings = [key.rpartition(".")[2] for key in keys if section and key.startswith(f"{section}.")]
     if siblings:
         more = ", …" if len(siblings) > SUGGESTED else ""
-        return f"{section} has {', '.join(siblings[:SUGGESTED])}{more}; `--cfg` prints every key"
-    return "`encdec train --cfg` prints every key"
+        return f"{section} has {', '.join(siblings[:SUGGESTED])}{more}; --cfg prints every key"
+    return "--cfg prints every key"
 
 
 def _typed(cls: type, values: Mapping[str, Any], prefix: str, faults: list[str]) -> Any:  # noqa: ANN401 - cls

@@ -63,7 +63,7 @@ class OptimizerName(Enum):
 
 
 class Schedule(Enum):
-    """The shape of the learning rate after warm-up; `linear` and `cosine` end at zero on the last step."""
+    """The shape of the learning rate after warm-up; `linear` and `cosine` reach zero just after the last step."""
 
     constant = "constant"
     linear = "linear"
@@ -149,6 +149,13 @@ class ModelConfig:
     init: Init
     dropout: float | None = _within(0, below=1)  # null: what the checkpoint says
     attention_dropout: float | None = _within(0, below=1)
+
+    @property
+    def sources(self) -> tuple[tuple[str, str | None], tuple[str, str | None]]:
+        """Return name and revision of the encoder's and the decoder's checkpoint."""
+        same = self.decoder == self.encoder and self.decoder_revision is None
+        decoder_revision = self.encoder_revision if same else self.decoder_revision
+        return (self.encoder, self.encoder_revision), (self.decoder, decoder_revision)
 
 
 @dataclass(kw_only=True)

@@ -10,7 +10,7 @@ from encdec_train.config import EvaluateConfig, ScoreConfig, TaskConfig, TrainCo
 from encdec_train.data.sources import splits_of
 from encdec_train.errors import ConfigError, fault
 from encdec_train.fingerprint import json_sha256
-from encdec_train.session import DECODING_FACTOR, Session, device_type, export_codec, micro_tokens
+from encdec_train.session import DECODING_FACTOR, Session, device_type, export_codec, micro_tokens, source_limit
 from encdec_train.tasks import TASKS
 
 if TYPE_CHECKING:
@@ -110,7 +110,7 @@ def evaluate(config: EvaluateConfig) -> Path:
     budget = micro_tokens(config.data.max_micro_tokens, device) * DECODING_FACTOR
     search = SearchSettings.of(config.decoding, task.max_target_tokens, budget, model.generation_config)
     limits = Limits(
-        task.max_source_tokens or tokenizers[0].model_max_length,
+        source_limit(task, model, tokenizers[0]),
         task.max_target_tokens or search.max_new_tokens,
         task.overlong,
     )

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from encdec_train import console, distributed
-from encdec_train.config import Baseline, Init, TrackerName, TrainConfig, to_dict, to_yaml
+from encdec_train.config import Baseline, Init, Schedule, TrackerName, TrainConfig, to_dict, to_yaml
 from encdec_train.data.sources import SplitSource, splits_of
 from encdec_train.errors import ConfigError, fault
 from encdec_train.evaluation import Scores, copy_baseline, score_table, score_tests, test_splits, write_json
@@ -23,6 +23,7 @@ from encdec_train.session import (
 )
 
 if TYPE_CHECKING:
+    from encdec_train.data.plan import Plan
     from encdec_train.modeling.warm_start import WarmStart
     from encdec_train.tracking.tracker import Tracker
     from encdec_train.training.validation import Validator
@@ -86,6 +87,7 @@ def make(config: TrainConfig, folder: RunFolder, sources: Mapping[str, SplitSour
     rows = {name: source.load() for name, source in sources.items()}
     config = replace(config, model=with_demo_checkpoint(config.model, Path(config.run.cache_dir)))
     session = open_session(config, rows, sources)
+    planned(config, session)  # what cannot be planned is said before anything is written
     started = warm_start(config, session, config.model.init)
     main = distributed.rank() == 0
     if main:
@@ -134,6 +136,26 @@ def describe_start(config: TrainConfig, folder: RunFolder, session: Session, sta
     )
 
 
+def planned(config: TrainConfig, session: Session) -> tuple["Plan", int]:
+    """Plan the global batches, and count the steps of the whole run.
+
+    Raises:
+        ConfigError: When the training split does not fill a batch, or warm-up would not end within the run.
+    """
+    import numpy as np
+
+    from encdec_train.data.plan import BatchSize, Plan
+
+    data, trainer, optim, split = config.data, config.trainer, config.optim, session.splits["train"]
+    size = BatchSize(data.batch_examples, data.batch_target_tokens, data.order, data.last_batch)
+    plan = Plan(np.stack([split.source_lengths, split.target_lengths], axis=1), config.seed, size)
+    total = trainer.max_steps or plan.num_steps(trainer.max_epochs or 1)
+    if optim.warmup_steps is not None and optim.warmup_steps >= total and optim.schedule is not Schedule.constant:
+        reason = f"trainer.max_epochs={trainer.max_epochs} makes {total} steps"
+        raise ConfigError(fault("optim.warmup_steps", f"below {total}", optim.warmup_steps, reason))
+    return plan, total
+
+
 def fit(run: Run, started: "WarmStart", root: Path, *, quiet: bool = False) -> int:
     """Train, from the newest whole checkpoint where there is one, and load the weights of the best validation.
 
@@ -146,10 +168,7 @@ def fit(run: Run, started: "WarmStart", root: Path, *, quiet: bool = False) -> i
     Returns:
         The step whose weights the model now has.
     """
-    import numpy as np
-
     from encdec_train.data.datamodule import Seq2SeqDataModule
-    from encdec_train.data.plan import BatchSize, Plan
     from encdec_train.training import checkpoint
     from encdec_train.training.callbacks import EveryStep, best_weights
     from encdec_train.training.metrics_log import MetricsLog
@@ -158,9 +177,7 @@ def fit(run: Run, started: "WarmStart", root: Path, *, quiet: bool = False) -> i
 
     config, session, checkpoints = run.config, run.session, root / "checkpoints"
     data, trainer, split = config.data, config.trainer, session.splits["train"]
-    size = BatchSize(data.batch_examples, data.batch_target_tokens, data.order, data.last_batch)
-    plan = Plan(np.stack([split.source_lengths, split.target_lengths], axis=1), config.seed, size)
-    total = trainer.max_steps or plan.num_steps(trainer.max_epochs or 1)
+    plan, total = planned(config, session)
     resumed = checkpoint.newest(checkpoints)
     done = resumed.step if resumed else 0
     if resumed is not None:
@@ -278,7 +295,8 @@ def announce(run: Run, scores: Scores, baselines: Mapping[str, Scores]) -> None:
     }
     console.say(f"\n{path}")
     for name, what in places.items():
-        console.say(f"  {name:<15}{what}")
+        if (path / name).exists():
+            console.say(f"  {name:<15}{what}")
     console.say("\nnext:")
     console.say(f"  echo 'Some text of your own.' | encdec generate checkpoint={export_folder}")
     if run.config.task.name == "demo":

@@ -42,8 +42,7 @@ class Session:
 def checkpoint_fingerprints(model: ModelConfig) -> dict[str, str]:
     """Say which weights a run starts from: by content for a folder, by id and revision for the Hub."""
     found = {}
-    for half in ("encoder", "decoder"):
-        name, revision = getattr(model, half), getattr(model, f"{half}_revision")
+    for half, (name, revision) in zip(("encoder", "decoder"), model.sources, strict=True):
         if name == DEMO:
             found[half] = demo_key()
         else:
@@ -53,10 +52,11 @@ def checkpoint_fingerprints(model: ModelConfig) -> dict[str, str]:
 
 def demo_key() -> str:
     """Name the demo's checkpoint after everything that decides its weights."""
-    from encdec_train.data import demo
+    from encdec_train.data import demo_corpus
+    from encdec_train.data.demo import DemoSizes
     from encdec_train.modeling import pretrain
 
-    parts = [demo.fingerprint(demo.DemoSizes()), pretrain.fingerprint(pretrain.PretrainSettings())]
+    parts = [demo_corpus.fingerprint(DemoSizes()), pretrain.fingerprint(pretrain.PretrainSettings())]
     return f"demo-bert-{json_sha256(parts)[:12]}"
 
 
@@ -64,12 +64,13 @@ def with_demo_checkpoint(model: ModelConfig, cache: Path) -> ModelConfig:
     """Pretrain the demo's own BERT where the config asks for it, once for all runs of a cache."""
     if DEMO not in {model.encoder, model.decoder}:
         return model
-    from encdec_train.data import demo
+    from encdec_train.data import demo_corpus
+    from encdec_train.data.demo import DemoSizes
     from encdec_train.modeling import pretrain
 
     folder = cache / demo_key()
     if not (folder / "config.json").is_file():
-        text = demo.write_corpus(cache / DEMO, demo.DemoSizes())["pretrain"]
+        text = demo_corpus.write_corpus(cache / DEMO, DemoSizes())["pretrain"]
         settings = pretrain.PretrainSettings()
         console.say(f"pretraining a tiny BERT on {text} (once; kept in {folder})")
         with console.progress(settings.steps, "pretrain") as bar:
@@ -89,11 +90,9 @@ def open_session(config: TrainConfig, rows: "Mapping[str, Rows]", sources: Mappi
     from encdec_train.data.preprocess import TextCodec
     from encdec_train.modeling.checkpoints import find, special_ids
 
-    model = config.model
-    encoder = find("model.encoder", model.encoder, model.encoder_revision)
-    decoder = encoder
-    if (model.decoder, model.decoder_revision) != (model.encoder, model.encoder_revision):
-        decoder = find("model.decoder", model.decoder, model.decoder_revision)
+    left, right = config.model.sources
+    encoder = find("model.encoder", *left)
+    decoder = encoder if right == left else find("model.decoder", *right)
     _check_positions(config.task, encoder, decoder)
     ids = special_ids(decoder)
     codec = TextCodec(encoder.tokenizer, decoder.tokenizer, ids.start, ids.eos, ids.pad, special_ids(encoder).pad)
@@ -141,6 +140,14 @@ def export_codec(
     return TextCodec(
         source, target, ids.decoder_start_token_id, ids.eos_token_id, ids.pad_token_id, source.pad_token_id
     )
+
+
+def source_limit(task: TaskConfig, model: "EncoderDecoderModel", tokenizer: "PreTrainedTokenizerBase") -> int:
+    """Return the longest source in tokens: the config's, else what the export says, as far as its positions reach."""
+    if task.max_source_tokens is not None:
+        return task.max_source_tokens
+    said = int(tokenizer.model_max_length)
+    return min(said, int(getattr(model.encoder.config, "max_position_embeddings", said)))
 
 
 def _check_positions(task: TaskConfig, encoder: "Source", decoder: "Source") -> None:

@@ -56,7 +56,7 @@ def _people(women: str, men: str, groups: str) -> tuple[Person, ...]:
 
 def _verbs(table: str) -> tuple[Verb, ...]:
     rows = [line.split() for line in table.strip().splitlines()]
-    return tuple(Verb(*row[:4], kinds=tuple(row[4:])) for row in rows)
+    return tuple(Verb(base, past, participle, gerund, tuple(kinds)) for base, past, participle, gerund, *kinds in rows)
 
 
 def _nouns(table: str) -> tuple[Noun, ...]:
@@ -212,7 +212,7 @@ ADJECTIVES = {
 
 # "because": what moves somebody to act; "{was}" agrees with the subject.
 REASONS = (
-    "needed the money", "had promised to help", "had lost a bet", "{was} bored", "expected guests", "loved a challenge",
+    "needed the money", "had promised to help", "had made a bet", "{was} bored", "expected guests", "loved a challenge",
     "wanted a change", "had nothing else to do", "{was} in a good mood", "hoped to win a prize", "had a free day",
     "liked to be useful",
 )  # fmt: skip
@@ -283,12 +283,14 @@ PRESENT = (
     ("lives", "live", "in Lisbon"), ("lives", "live", "near the harbour"), ("lives", "live", "in the mountains"),
     ("comes", "come", "from Norway"), ("comes", "come", "from a large family"), ("works", "work", "at the hospital"),
     ("works", "work", "for the railway"), ("speaks", "speak", "four languages"), ("owns", "own", "a bakery"),
-    ("plays", "play", "in an orchestra"), ("teaches", "teach", "at the village school"), ("collects", "collect", "old coins"),
+    ("plays", "play", "in an orchestra"), ("teaches", "teach", "at the village school"),
+    ("collects", "collect", "old coins"),
 )  # fmt: skip
 # "when" after an action in progress, "as soon as" before an immediate one.
 EVENTS = (
     "the phone rang", "the lights went out", "a storm broke", "the bell rang", "the dog barked", "snow began to fall",
-    "the guests arrived", "the music stopped", "the sun came out", "a letter arrived", "the train left", "the roof collapsed",
+    "the guests arrived", "the music stopped", "the sun came out", "a letter arrived", "the train left",
+    "the roof collapsed",
 )  # fmt: skip
 # In order: "before" and "after" follow from the place in the list.
 WEEKDAYS = tuple(f"on {day}" for day in ("Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday"))

@@ -6,7 +6,8 @@ from functools import partial
 from pathlib import Path
 
 from encdec_train.config import TaskConfig
-from encdec_train.data import demo
+from encdec_train.data import demo_corpus
+from encdec_train.data.demo import DemoSizes
 from encdec_train.data.load import Rows, load_file
 from encdec_train.errors import ConfigError, fault
 from encdec_train.fingerprint import file_sha256
@@ -74,16 +75,16 @@ def _from_files(task: TaskConfig, cache_dir: Path) -> dict[str, SplitSource]:
 
 
 def _from_demo(task: TaskConfig, cache_dir: Path) -> dict[str, SplitSource]:
-    sizes = demo.DemoSizes()
+    sizes = DemoSizes()
 
     def read(name: str) -> Rows:
-        path = demo.write_corpus(cache_dir / "demo", sizes)[name]
+        path = demo_corpus.write_corpus(cache_dir / "demo", sizes)[name]
         return load_file(
             path, "source", "target", key=f"task=demo {name}", reverse=task.reverse, limit=limit_of(task, name)
         )
 
     names = ("train", "validation", *TASKS["demo"].test_splits)
-    return {name: SplitSource(f"{demo.fingerprint(sizes)}/{name}", partial(read, name)) for name in names}
+    return {name: SplitSource(f"{demo_corpus.fingerprint(sizes)}/{name}", partial(read, name)) for name in names}
 
 
 SOURCES: dict[str, Callable[[TaskConfig, Path], dict[str, SplitSource]]] = {"files": _from_files, "demo": _from_demo}

@@ -83,6 +83,8 @@ def _record(path: Path, number: int, line: bytes) -> dict[str, Any]:
         raise DataError(fault(f"{path}:{number}", "a JSON object", None, str(error))) from error
     if not isinstance(record, dict) or not isinstance(record.get("prediction"), str):
         raise DataError(fault(f"{path}:{number}:prediction", "text", record))
+    if not isinstance(record.get("source", ""), str):
+        raise DataError(fault(f"{path}:{number}:source", "text", record["source"]))
     references = record.get("references")
     if isinstance(references, str):
         record["references"] = references = [references]

@@ -3,6 +3,7 @@
 import os
 import shutil
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
@@ -37,7 +38,8 @@ def export(
         card: The model card.
     """
     beside = folder.with_name(f".{folder.name}.{os.getpid()}")
-    shutil.rmtree(beside, ignore_errors=True)
+    for leftover in folder.parent.glob(f".{folder.name}.*"):  # of a process that was killed
+        shutil.rmtree(leftover, ignore_errors=True)
     state = separate_state(model)
     hidden = int(model.encoder.config.hidden_size)
     state["encoder.pooler.dense.weight"] = torch.zeros(hidden, hidden)
@@ -85,7 +87,8 @@ def _load(
         raise ModelError(
             fault("checkpoint", "an encoder-decoder model", config.model_type, f"{name} is no export", remedy)
         )
-    model, info = EncoderDecoderModel.from_pretrained(
+    library: Any = EncoderDecoderModel  # whose types do not know `output_loading_info`
+    model, info = library.from_pretrained(
         name, trust_remote_code=False, use_safetensors=True, output_loading_info=True, ignore_mismatched_sizes=True
     )
     lacking = [key for key in info["missing_keys"] if not key.startswith("encoder.pooler.")]  # which nothing reads

@@ -105,6 +105,8 @@ def build(
     Raises:
         ModelError: When weights cannot be loaded, or the halves cannot share.
     """
+    if share is not Share.none and encoder.tokenizer.get_vocab() != decoder.tokenizer.get_vocab():
+        raise ModelError(fault("model.share", "none", share.value, "the halves have different vocabularies"))
     with torch.random.fork_rng(devices=[]), quiet_library():
         torch.manual_seed(seed)
         from_encoder = init in {Init.both, Init.encoder}

@@ -1,11 +1,14 @@
 """`encdec generate`: a line in, a line out, in order, as it comes."""
 
+import gzip
 import json
+import os
 import sys
+import zlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO
+from typing import TYPE_CHECKING, BinaryIO, cast
 
 from encdec_train import console
 from encdec_train.data.preprocess import TextCodec
@@ -75,39 +78,59 @@ def stream(generator: Generator, lines: BinaryIO, write: Callable[[str], object]
         The number of lines.
 
     Raises:
-        DataError: When a line is no UTF-8, or no such object; lines before it have been written.
+        DataError: When a line is no UTF-8, or no such object, or the input ends in the middle of its compression;
+            lines before it have been written.
     """
     count = 0
     for chunk in _chunks(lines):
-        records = [_record(line, count + offset + 1, column) for offset, line in enumerate(chunk)]
+        records, damage = _records(chunk, count + 1, column)
         texts = generator([text for _, text in records])
         for (record, _), text in zip(records, texts, strict=True):
             answer = " ".join(text.split("\n"))
             write(answer if record is None else json.dumps({**record, "prediction": text}, ensure_ascii=False))
+        if damage is not None:
+            raise damage
         count += len(chunk)
     return count
 
 
-def _record(line: bytes, number: int, column: str | None) -> tuple[dict[str, object] | None, str]:
+_Record = tuple[dict[str, object] | None, str]
+
+
+def _records(chunk: Sequence[bytes], first: int, column: str | None) -> tuple[list[_Record], DataError | None]:
+    """Read lines up to the first that cannot be used, and say what is wrong with that one."""
+    records: list[_Record] = []
+    for number, line in enumerate(chunk, start=first):
+        try:
+            records.append(_record(line, number, column))
+        except DataError as error:
+            return records, error
+    return records, None
+
+
+def _record(line: bytes, number: int, column: str | None) -> _Record:
     try:
         text = line.decode("utf-8-sig" if number == 1 else "utf-8").rstrip("\r\n")
-        if column is None:
+        if column is None or not text.strip():
             return None, text
         record = json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         what = "UTF-8 text" if column is None else "a JSON object in UTF-8"
         raise DataError(fault(f"input:{number}", what, None, str(error))) from error
-    if not isinstance(record, dict) or not isinstance(record.get(column), str):
-        raise DataError(
-            fault(f"input:{number}:{column}", "text", record, remedy="Name the column with task.source_column")
-        )
-    return record, record[column]
+    if not isinstance(record, dict):
+        raise DataError(fault(f"input:{number}", "a JSON object", None, f"its type is {type(record).__name__}"))
+    given = record.get(column)
+    if not isinstance(given, str):
+        reason = f"its fields are {', '.join(map(repr, record)) or 'none'}" if column not in record else ""
+        remedy = "Name the column with task.source_column"
+        raise DataError(fault(f"input:{number}:{column}", "a text", given, reason, remedy))
+    return record, given
 
 
 def _chunks(stream: BinaryIO) -> Iterator[list[bytes]]:
     """Yield the lines that have come, without waiting for more while there is something to do."""
     rest = b""
-    while data := stream.read1(READ_BYTES):  # type: ignore[attr-defined]  # at most one read of the pipe or file
+    while data := _read(stream):
         *lines, rest = (rest + data).split(b"\n")
         for start in range(0, len(lines), CHUNK):
             yield lines[start : start + CHUNK]
@@ -115,31 +138,53 @@ def _chunks(stream: BinaryIO) -> Iterator[list[bytes]]:
         yield [rest]
 
 
+def _read(stream: BinaryIO) -> bytes:
+    try:
+        data: bytes = stream.read1(READ_BYTES)  # type: ignore[attr-defined]  # at most one read of the pipe or file
+    except (OSError, EOFError, zlib.error) as error:
+        raise DataError(fault("input", "a file that can be read to its end", None, str(error))) from error
+    return data
+
+
 def open_input(name: str) -> AbstractContextManager[BinaryIO]:
-    """Open a file, or standard input for `-`.
+    """Open a file or pipe (unzipped where its name ends in `.gz`), or standard input for `-`.
 
     Raises:
-        DataError: When there is no such file.
+        DataError: When it cannot be read.
     """
     if name == "-":
         return nullcontext(sys.stdin.buffer)
-    if not Path(name).is_file():
-        raise DataError(fault("input", "a file, or - for standard input", name, "there is no such file"))
-    return Path(name).open("rb")
+    path = Path(name)
+    try:
+        return cast(BinaryIO, gzip.open(path)) if path.name.endswith(".gz") else path.open("rb")
+    except OSError as error:
+        raise DataError(fault("input", "a file, or - for standard input", name, error.strerror or "")) from error
 
 
 @contextmanager
 def open_output(name: str) -> Iterator[Callable[[str], object]]:
-    """Open what takes output lines: standard output for `-`, else a file that appears whole when all is written."""
+    """Open what takes output lines: standard output for `-`, else a file that appears whole when all is written.
+
+    A pipe or device (`/dev/null`) is written to as it stands.
+
+    Raises:
+        DataError: When it cannot be written.
+    """
     if name == "-":
         yield console.out
         return
     path = Path(name)
-    beside = path.with_name(f".{path.name}.tmp")
+    plain = path.is_file() or not path.exists()
+    beside = path.with_name(f".{path.name}.{os.getpid()}.tmp") if plain else path
     try:
         file = beside.open("w", encoding="utf-8")
     except OSError as error:
-        raise DataError(fault("output", "a file that can be written", name, str(error))) from error
-    with file:
-        yield lambda text: file.write(text + "\n")
-    beside.replace(path)
+        raise DataError(fault("output", "a file that can be written", name, error.strerror or "")) from error
+    try:
+        with file:
+            yield lambda text: file.write(text + "\n")
+        if plain:
+            beside.replace(path)
+    finally:
+        if plain:
+            beside.unlink(missing_ok=True)

@@ -5,6 +5,7 @@ import signal
 import warnings
 
 import pytorch_lightning as pl
+import torch
 from pytorch_lightning.strategies import DDPStrategy, Strategy
 
 from encdec_train.config import Accelerator, TrainerConfig
@@ -19,9 +20,10 @@ def fit(module: Seq2SeqModule, data: Seq2SeqDataModule, every_step: EveryStep, t
     Raises:
         KeyboardInterrupt: On Ctrl-C, which Lightning would turn into exit status 1.
     """
-    logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
+    for library in ("pytorch_lightning", "lightning_fabric"):
+        logging.getLogger(library).setLevel(logging.ERROR)
     lightning = pl.Trainer(
-        accelerator=trainer.accelerator.value,
+        accelerator="cuda" if torch.cuda.is_available() and trainer.accelerator is not Accelerator.cpu else "cpu",
         devices=trainer.devices,
         num_nodes=trainer.num_nodes,
         strategy=_strategy(trainer),
@@ -39,8 +41,8 @@ def fit(module: Seq2SeqModule, data: Seq2SeqDataModule, every_step: EveryStep, t
         warnings.filterwarnings("ignore", message=".*isinstance.treespec, LeafSpec.*")
         try:
             lightning.fit(module, datamodule=data)
-        except SystemExit:
-            if lightning.interrupted:
+        except SystemExit as stop:
+            if isinstance(stop.__context__, KeyboardInterrupt):
                 signal.signal(signal.SIGINT, signal.default_int_handler)  # Lightning leaves it ignored
                 raise KeyboardInterrupt from None
             raise
@@ -50,4 +52,4 @@ def _strategy(trainer: TrainerConfig) -> Strategy | str:
     if trainer.devices * trainer.num_nodes == 1:
         return "auto"
     backend = "gloo" if trainer.accelerator is Accelerator.cpu else None
-    return DDPStrategy(process_group_backend=backend, gradient_as_bucket_view=True, broadcast_buffers=False)
+    return DDPStrategy(process_group_backend=backend, gradient_as_bucket_view=True)

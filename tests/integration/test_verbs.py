@@ -1,0 +1,125 @@
+"""The verbs that start from a finished run: score, evaluate, generate, and all of them as Python functions."""
+
+import gzip
+import io
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+import encdec_train
+
+Encdec = Callable[..., Any]
+SHORT = ("trainer.max_steps=2", "run.name=short")
+
+
+def read(path: Path | str) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in Path(path).read_text(encoding="utf-8").splitlines()]
+
+
+def load(path: Path | str) -> Any:
+    return json.loads(Path(path).read_text(encoding="utf-8"))
+
+
+def test_score_prints_what_the_run_says(finished: Path, encdec: Encdec) -> None:
+    done = encdec("score", "predictions=out/run/predictions/test.jsonl")
+    assert (done.status, done.err) == (0, "")
+    assert json.loads(done.out) == load("out/run/metrics.json")["test"]
+    one = encdec("score", "predictions=out/run/predictions/test.jsonl", "task.metrics=[chrf]", "seed=3")
+    assert list(json.loads(one.out)) == ["chrf"]
+
+
+@pytest.mark.parametrize("checkpoint", ["out/run", "out/run/export"])
+def test_evaluate_decodes_as_the_run_did(checkpoint: str, finished: Path, encdec: Encdec) -> None:
+    data = ("task=files", "task.test_file=test.jsonl", "task.validation_file=validation.jsonl")
+    done = encdec("evaluate", f"checkpoint={checkpoint}", *data, "run.output_dir=out")
+    assert (done.status, done.out) == (0, "")
+    (folder,) = [path for path in (finished / "out").iterdir() if path.name.startswith("evaluate-files-")]
+    assert (folder / "predictions/test.jsonl").read_bytes() == Path("out/run/predictions/test.jsonl").read_bytes()
+    assert load(folder / "metrics.json") == {"test": load("out/run/metrics.json")["test"]}
+    encdec("evaluate", f"checkpoint={checkpoint}", *data, "split=validation", "run.name=other", "decoding=greedy")
+    assert len(read("outputs/other/predictions/validation.jsonl")) == 6
+    assert list(load("outputs/other/metrics.json")) == ["validation"]
+
+
+def predicted(run: Path) -> tuple[list[str], list[str]]:
+    rows = read(run / "out/run/predictions/test.jsonl")
+    return [row["source"] for row in rows], [row["prediction"] for row in rows]
+
+
+@pytest.mark.parametrize("input_name", ["lines.txt", "lines.txt.gz", "-"])
+def test_generate_gives_the_predictions_of_the_run(
+    input_name: str, finished: Path, encdec: Encdec, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sources, texts = predicted(finished)
+    data = "\n".join([*sources[:3], "", *sources[3:]]).encode()  # without a line feed at the end
+    (finished / "lines.txt").write_bytes(data)
+    (finished / "lines.txt.gz").write_bytes(gzip.compress(data))
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(data)))
+    done = encdec("generate", "checkpoint=out/run", f"input={input_name}")
+    assert done.status == 0
+    assert done.out.split("\n")[:-1] == [*texts[:3], "", *texts[3:]]
+    assert done.err == "9 lines\n"
+
+
+def test_generate_answers_records_with_records(finished: Path, encdec: Encdec) -> None:
+    _, texts = predicted(finished)
+    done = encdec("generate", "checkpoint=out/run", "input=test.jsonl", "output=answers.jsonl")
+    assert (done.status, done.out) == (0, "")
+    assert read("answers.jsonl") == [
+        {**row, "prediction": text} for row, text in zip(read("test.jsonl"), texts, strict=True)
+    ]
+
+
+def test_generate_cuts_what_is_too_long_and_says_so(finished: Path, encdec: Encdec) -> None:
+    (finished / "long.txt").write_text("the cat sat " * 40 + "\nthe cat sat\n", encoding="utf-8")
+    done = encdec("generate", "checkpoint=out/run", "input=long.txt")
+    assert len(done.out.splitlines()) == 2
+    assert done.err == "2 lines, 1 cut at 16 tokens\n"
+    wider = encdec("generate", "checkpoint=out/run", "input=long.txt", "task.max_source_tokens=64")
+    assert wider.err == "2 lines, 1 cut at 64 tokens\n"
+
+
+def test_generate_stops_at_a_line_that_is_no_text(finished: Path, encdec: Encdec) -> None:
+    sources, texts = predicted(finished)
+    (finished / "bad.txt").write_bytes("\n".join(sources[:2]).encode() + b"\n\xff\n" + sources[2].encode())
+    (finished / "answers.txt").write_text("old\n", encoding="utf-8")
+    done = encdec("generate", "checkpoint=out/run", "input=bad.txt")
+    assert done.status == 2
+    assert done.out.splitlines() == texts[:2]
+    assert done.err.startswith("encdec generate: input:3: expected UTF-8 text; ")
+    assert encdec("generate", "checkpoint=out/run", "input=bad.txt", "output=answers.txt").status == 2
+    assert (finished / "answers.txt").read_text(encoding="utf-8") == "old\n"
+    assert [path.name for path in finished.glob(".answers*")] == []
+
+
+def test_the_python_functions_do_the_same(finished: Path, shared: ModuleType) -> None:
+    sources, texts = predicted(finished)
+    assert encdec_train.train(*shared.BASE, *shared.SPLITS, "run.name=run") == Path("out/run")
+    folder = encdec_train.evaluate("checkpoint=out/run", "task=files", "task.test_file=test.jsonl", "run.name=again")
+    assert folder == Path("outputs/again")
+    expected = load("out/run/metrics.json")["test"]
+    assert load(folder / "metrics.json") == {"test": expected}
+    assert encdec_train.score("predictions=outputs/again/predictions/test.jsonl") == expected
+    assert list(encdec_train.generate(sources, "out/run")) == texts
+    assert list(encdec_train.generate([*sources, ""], "out/run/export"))[-2:] == [texts[-1], ""]
+    model, (source_tokenizer, target_tokenizer) = encdec_train.load("out/run")
+    assert not model.training
+    assert source_tokenizer is target_tokenizer
+    started = encdec_train.warm_start("bert")
+    assert {name for name, _ in started.named_parameters()} == {
+        name for name, _ in model.named_parameters() if "pooler" not in name
+    }
+
+
+@pytest.mark.parametrize("model", ["bertshare", "rnd2rnd", "bert2rnd", "rnd2bert"])
+def test_every_model_goes_through(model: str, here: Path, train: Encdec, encdec: Encdec) -> None:
+    train(*SHORT, "task.test_file=test.jsonl", f"model={model}")
+    again = encdec("evaluate", "checkpoint=out/short", "task=files", "task.test_file=test.jsonl", "run.name=again")
+    assert again.status == 0
+    assert read("outputs/again/predictions/test.jsonl") == read("out/short/predictions/test.jsonl")
+    assert load("outputs/again/metrics.json")["test"] == load("out/short/metrics.json")["test"]

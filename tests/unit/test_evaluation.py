@@ -1,0 +1,125 @@
+import json
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from encdec_train import evaluation
+from encdec_train.compose import compose
+from encdec_train.data.load import Rows
+from encdec_train.errors import ConfigError, DataError
+from encdec_train.metrics.score import score as score_texts
+
+REFERENCES = [["the cat sat", "a cat sat"], ["a dog ran"], ["the bird"]]
+SOURCES = ["cat the sat", "a dog ran", "bird the"]
+TEXTS = ["a cat sat", "a dog sat", "the bird"]
+
+
+def session(*names: str) -> Any:
+    rows = Rows(["0", "1", "2"], SOURCES, [several[0] for several in REFERENCES], REFERENCES)
+    return SimpleNamespace(splits={name: SimpleNamespace(rows=rows) for name in names})
+
+
+def test_the_test_splits_of_a_task_that_are_there() -> None:
+    files, demo = compose("train", ["task=files", "task.train_file=x"]), compose("train")
+    assert evaluation.test_splits(files, session("train", "validation", "test")) == ["test"]
+    assert evaluation.test_splits(files, session("train", "validation")) == []
+    assert evaluation.test_splits(demo, session("test_unseen_words", "test", "train")) == ["test", "test_unseen_words"]
+
+
+def test_scores_carry_the_names_of_the_task() -> None:
+    found = evaluation.scored(TEXTS, REFERENCES, SOURCES, ["rouge", "exact_match"], seed=0)
+    assert list(found) == ["rouge1", "rouge2", "rougeL", "rougeLsum", "exact_match"]
+    assert found == score_texts(TEXTS, REFERENCES, SOURCES, list(found), seed=0)
+    assert found["exact_match"]["value"] == pytest.approx(100 * 2 / 3)
+
+
+def test_copying_is_scored_as_if_it_were_the_output() -> None:
+    config = compose("train", ["task=files", "task.train_file=x", "task.metrics=[exact_match]"])
+    found = evaluation.copy_baseline(config, session("train", "test"))
+    assert list(found) == ["test"]
+    assert found["test"]["exact_match"]["value"] == pytest.approx(100 / 3)  # the dog ran
+
+
+def entry(value: float, low: float, high: float) -> dict[str, Any]:
+    return {"value": value, "signature": "s", "ci95": [low, high]}
+
+
+def test_the_table_of_scores() -> None:
+    scores = {
+        "test": {"sari": entry(31.239, 30, 32.5), "exact_match": entry(4, 3, 5)},
+        "hard": {"sari": entry(2, 1, 3)},
+    }
+    copied = {"test": {"sari": entry(12, 0, 0), "exact_match": entry(0, 0, 0)}, "hard": {"sari": entry(1, 0, 0)}}
+    assert evaluation.score_table(scores, {"copy": copied}).splitlines() == [
+        "split  metric       score  95% interval     copy",
+        "-----  -----------  -----  --------------  -----",
+        "test   sari         31.24  30.00 to 32.50  12.00",
+        "test   exact_match   4.00  3.00 to 5.00     0.00",
+        "hard   sari          2.00  1.00 to 3.00     1.00",
+    ]
+    assert len(evaluation.score_table(scores).splitlines()) == 5
+
+
+def test_json_is_written_whole_or_not_at_all(tmp_path: Path) -> None:
+    path = tmp_path / "deep" / "metrics.json"
+    evaluation.write_json(path, {"é": 1})
+    assert path.read_text(encoding="utf-8") == '{\n "é": 1\n}\n'
+    with pytest.raises(TypeError):
+        evaluation.write_json(path, {"x": {1, 2}})
+    assert json.loads(path.read_text(encoding="utf-8")) == {"é": 1}
+    evaluation.write_json(path, {"x": 2})
+    assert [file.name for file in path.parent.iterdir()] == ["metrics.json"]
+
+
+def predictions(path: Path, **changes: Any) -> Path:
+    rows = [
+        {"id": str(i), "source": s, "prediction": p, "references": r, **changes}
+        for i, (s, p, r) in enumerate(zip(SOURCES, TEXTS, REFERENCES, strict=True))
+    ]
+    kept = [{key: value for key, value in row.items() if value is not None} for row in rows]
+    path.write_text("".join(json.dumps(row) + "\n" for row in kept), encoding="utf-8")
+    return path
+
+
+def test_a_prediction_file_is_scored(tmp_path: Path) -> None:
+    file = predictions(tmp_path / "predictions.jsonl")
+    found = evaluation.score(compose("score", [f"predictions={file}", "task.metrics=[sari,sacrebleu]", "seed=4"]))
+    assert found == score_texts(TEXTS, REFERENCES, SOURCES, ["sari", "sacrebleu"], seed=4)
+
+
+def test_anybodys_prediction_file_may_have_no_sources(tmp_path: Path) -> None:
+    file = predictions(tmp_path / "predictions.jsonl", source=None, id=None, references="the bird")
+    found = evaluation.score(compose("score", [f"predictions={file}", "task.metrics=[exact_match]"]))
+    assert found["exact_match"]["value"] == pytest.approx(100 / 3)
+    with pytest.raises(DataError, match="^sources: expected one an example, got 'none'; sari compares with the source"):
+        evaluation.score(compose("score", [f"predictions={file}"]))
+
+
+def test_a_prediction_file_that_is_not_there(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="^predictions: expected a JSONL file of predictions, got .* there is no such"):
+        evaluation.score(compose("score", [f"predictions={tmp_path}/none.jsonl"]))
+
+
+@pytest.mark.parametrize(
+    ("overrides", "text"),
+    [
+        (["task=files"], "task.test_file: expected a file of pairs, got 'null'; split=test reads it."),
+        (["task=files", "split=validation"],
+         "task.validation_file: expected a file of pairs, got 'null'; split=validation reads it."),
+        (["task=files", "split=tset"], "split: expected one of train, validation, test, got 'tset'."),
+        (["task=files", "task.test_file=FILE", "split=dev"], "split: expected one of test, got 'dev'."),
+        (["task=files", "task.test_file=FILE", "run.name=taken"],
+         "run.name: expected a new name, got 'taken'; OUT/taken is a training run, whose scores this would replace."),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_evaluated(overrides: list[str], text: str, tmp_path: Path, pairs_file: Path) -> None:
+    taken = tmp_path / "out" / "taken"
+    taken.mkdir(parents=True)
+    (taken / "manifest.json").write_text("{}", encoding="utf-8")
+    given = [override.replace("FILE", str(pairs_file)) for override in overrides]
+    with pytest.raises(ConfigError) as caught:
+        evaluation.evaluate(compose("evaluate", ["checkpoint=x", f"run.output_dir={tmp_path}/out", *given]))
+    assert str(caught.value) == text.replace("OUT", str(tmp_path / "out"))
+    assert [path.name for path in taken.iterdir()] == ["manifest.json"]
