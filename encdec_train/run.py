@@ -266,8 +266,8 @@ def finish(run: Run, scores: Scores, baselines: Mapping[str, Scores]) -> None:
 
     folder = run.folder
     write_json(folder.metrics, {**scores, **({"baselines": baselines} if baselines else {})})
-    write_manifest(folder.path, {**folder.manifest(), "finished": True})
     write_report(folder.path)
+    write_manifest(folder.path, {**folder.manifest(), "finished": True})
     announce(run, scores, baselines)
 
 

@@ -3,23 +3,25 @@
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
-
-from transformers import EncoderDecoderModel
+from typing import TYPE_CHECKING, Any
 
 from encdec_train import console, distributed
 from encdec_train.data.load import Rows
-from encdec_train.data.preprocess import EncodedSplit, TextCodec
-from encdec_train.decoding.search import SearchSettings, decode
 from encdec_train.errors import DataError, fault
+
+if TYPE_CHECKING:
+    from transformers import EncoderDecoderModel
+
+    from encdec_train.data.preprocess import EncodedSplit, TextCodec
+    from encdec_train.decoding.search import SearchSettings
 
 
 def predict(
-    model: EncoderDecoderModel,
-    split: EncodedSplit,
+    model: "EncoderDecoderModel",
+    split: "EncodedSplit",
     indices: Sequence[int],
-    codec: TextCodec,
-    settings: SearchSettings,
+    codec: "TextCodec",
+    settings: "SearchSettings",
     label: str,
 ) -> list[str]:
     """Decode examples of a split; every rank must call it, and decodes its share.
@@ -35,6 +37,8 @@ def predict(
     Returns:
         A text for each index, the same list on every rank.
     """
+    from encdec_train.decoding.search import decode
+
     mine = range(distributed.rank(), len(indices), distributed.world_size())
     sources, _ = split.take([indices[position] for position in mine])
     with console.progress(len(mine), label) as bar:

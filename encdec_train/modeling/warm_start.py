@@ -1,7 +1,9 @@
 """Warm start: one encoder-decoder model from two pretrained checkpoints (Rothe et al. 2020, section 2)."""
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import torch
 from safetensors import SafetensorError
@@ -18,6 +20,8 @@ from encdec_train.config import Init, Share
 from encdec_train.errors import ModelError, fault
 from encdec_train.modeling.checkpoints import Source, find, quiet_library, special_ids
 from encdec_train.modeling.sharing import share as share_parameters
+
+SHOWN_PARTS = 3  # of a folder's path
 
 
 @dataclass(frozen=True)
@@ -213,22 +217,30 @@ def _check_attention(model: EncoderDecoderModel) -> None:
 
 
 def describe(started: WarmStart) -> tuple[list[str], list[list[str]]]:
-    """Return header and rows of the printed list: what was loaded, what is fresh."""
+    """Return header and rows of the printed list: what was loaded, what is fresh (in tensors, by part)."""
     header = ["half", "checkpoint", "loaded", "fresh", "fresh tensors"]
     rows = []
     for half in started.halves:
-        groups = sorted({_group(name) for name in half.fresh_tensors})
-        named = ", ".join(groups[:4]) + (", …" if len(groups) > 4 else "")
-        tensors = f"{len(half.fresh_tensors)}: {named}" if groups else "none"
-        rows.append([half.name, half.checkpoint, f"{half.loaded:,}", f"{half.fresh:,}", tensors])
+        parts = Counter(_part(name) for name in half.fresh_tensors)
+        tensors = ", ".join(f"{count} {part}" for part, count in parts.most_common()) or "none"
+        rows.append([half.name, _shown(half.checkpoint), f"{half.loaded:,}", f"{half.fresh:,}", tensors])
     rows.append(["shared", "", f"{started.shared:,}", "", ""])
     rows.append(["distinct", "", f"{started.total:,}", "", ""])
     return header, rows
 
 
-def _group(name: str) -> str:
-    """Shorten a tensor's name to the module that a reader knows: `crossattention`, `cls.predictions.transform`."""
-    parts = [part for part in name.split(".") if not part.isdigit()]
-    if "crossattention" in parts:
-        return "crossattention"
-    return ".".join(parts[:-1][:4])
+def _part(name: str) -> str:
+    """Name the part of a model that a tensor belongs to."""
+    if "crossattention" in name:
+        return "cross-attention"
+    if name.startswith(("cls.", "lm_head.")):
+        return "LM head"
+    if name.startswith("enc_to_dec_proj"):
+        return "projection"
+    return "embeddings" if "embeddings." in name else "layers"
+
+
+def _shown(checkpoint: str) -> str:
+    """Shorten a folder to its last two parts; the manifest has it whole."""
+    parts = Path(checkpoint).parts
+    return str(Path("…", *parts[-2:])) if len(parts) > SHOWN_PARTS else checkpoint

@@ -263,6 +263,12 @@ def test_the_baseline_from_random_weights(here: Path, train: Encdec) -> None:
 UNREAD = {"task.revision"}  # pins a data set of the Hub, and `task=files` has none
 
 
+PROPERTIES = {  # of the config: what each of them hands on
+    ("TaskConfig", "limits"): ["max_source_tokens", "max_target_tokens"],
+    ("ModelConfig", "sources"): ["encoder", "decoder", "encoder_revision", "decoder_revision"],
+}
+
+
 def test_every_key_is_read_by_a_run(here: Path, train: Encdec, shared: ModuleType) -> None:
     found: set[tuple[str, str]] = set()
     own = {"config.py", "check.py", "compose.py"}  # these look at every key, whether anything comes of it or not
@@ -282,8 +288,8 @@ def test_every_key_is_read_by_a_run(here: Path, train: Encdec, shared: ModuleTyp
         for cls in classes:
             patched.setattr(cls, "__getattribute__", record(cls), raising=False)
         train("trainer.max_steps=null", "trainer.max_epochs=2", *shared.SPLITS, "tracking=tensorboard")
-    if ("TaskConfig", "limits") in found:
-        found |= {("TaskConfig", "max_source_tokens"), ("TaskConfig", "max_target_tokens")}
+    for (cls, property_name), keys in PROPERTIES.items():
+        found |= {(cls, key) for key in keys if (cls, property_name) in found}
     read_keys = {
         key
         for key in valid_keys(TrainConfig)

@@ -163,7 +163,7 @@ WRONG = [
 
 @pytest.mark.parametrize(("override", "text"), WRONG, ids=[override for override, _ in WRONG])
 def test_a_wrong_value_is_named_with_what_would_do(override: str, text: str) -> None:
-    (found,) = faults("train", "task=files", override)
+    (found,) = faults("train", "task=files", "task.validation_file=x", override)
     assert found.startswith(text)
 
 

@@ -12,7 +12,8 @@ MAX_LEAVES = 120
 
 @pytest.fixture(scope="module")
 def config() -> TrainConfig:
-    return compose("train", ["task=files"])
+    limits = ["task.max_source_tokens=64", "task.max_target_tokens=48", "task.overlong=refuse"]
+    return compose("train", ["task=files", *limits, "run.baselines=[copy,random]"])
 
 
 def test_the_config_stays_small() -> None:
@@ -71,3 +72,18 @@ def test_limits_are_the_tasks_two(config: TrainConfig) -> None:
     assert config.task.limits == (64, 48)
     open_ended: TaskConfig = replace(config.task, max_source_tokens=None, max_target_tokens=None)
     assert open_ended.limits == (0, 0)
+
+
+@pytest.mark.parametrize(
+    ("changes", "sources"),
+    [
+        ({"encoder_revision": "v1"}, (("bert", "v1"), ("bert", "v1"))),
+        ({"encoder_revision": "v1", "decoder_revision": "v2"}, (("bert", "v1"), ("bert", "v2"))),
+        ({"encoder_revision": "v1", "decoder": "other"}, (("bert", "v1"), ("other", None))),
+        ({}, (("bert", None), ("bert", None))),
+    ],
+)
+def test_a_pinned_checkpoint_is_pinned_in_both_halves(
+    config: TrainConfig, changes: dict[str, str], sources: tuple[tuple[str, str | None], ...]
+) -> None:
+    assert replace(config.model, **{"encoder": "bert", "decoder": "bert", **changes}).sources == sources

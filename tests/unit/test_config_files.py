@@ -80,15 +80,23 @@ def spelled(argument: ast.expr) -> list[str]:
         return [str(argument.value)]
     if isinstance(argument, ast.JoinedStr):
         suffix = str(getattr(argument.values[-1], "value", ""))
-        halves = {"_file": ("train", "validation", "test"), "_revision": ("encoder", "decoder")}
-        return [f"{half}{suffix}" for half in halves.get(suffix, ())]
+        splits = ("train", "validation", "test") if suffix == "_file" else ()
+        return [f"{split}{suffix}" for split in splits]
     return []
+
+
+PROPERTIES = {  # of the config: what each of them hands on
+    "limits": {"max_source_tokens", "max_target_tokens"},
+    "sources": {"encoder", "decoder", "encoder_revision", "decoder_revision"},
+}
 
 
 def test_every_key_is_read() -> None:
     package = Path(compose.__code__.co_filename).parent
     files = [path for path in package.rglob("*.py") if path.name not in {"config.py", "check.py"}]
     found = {name for path in files for name in reads(ast.parse(path.read_text(encoding="utf-8")))}
+    for property_name, names in PROPERTIES.items():
+        found |= names if property_name in found else set()
     keys = {key for cls in CONFIGS.values() for key in valid_keys(cls)}
     assert sorted(key for key in keys if key.rpartition(".")[2] not in found) == []
 
