@@ -37,7 +37,7 @@ class PretrainSettings:
     intermediate_size: int = 512
     max_positions: int = 128
     vocab_size: int = 1200
-    steps: int = 1000
+    steps: int = 1300
     batch: int = 64  # passages
     lr: float = 2e-3
     warmup: float = 0.05  # share of the steps
