@@ -18,6 +18,7 @@ test: .venv/.installed
 	$(BIN)/python -m pytest
 
 demo: export HF_HUB_OFFLINE = 1
+demo: export WANDB_MODE = offline
 demo: .venv/.installed
 	$(BIN)/encdec train
 

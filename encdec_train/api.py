@@ -1,4 +1,4 @@
-"""The verbs as Python functions: overrides as strings or keywords, one clear exception on bad input."""
+"""The verbs as Python functions: overrides as strings, one clear exception on bad input."""
 
 from collections.abc import Iterable, Iterator
 from pathlib import Path

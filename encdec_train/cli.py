@@ -149,6 +149,7 @@ def _multirun(arguments: _Arguments) -> int:
     if len(set(named)) < len(named):
         reason = "several jobs would share one folder"
         raise ConfigError(fault("run.name", "a name for each job, or none", named[0], reason, "Leave it out"))
+    _check_distinct(configs)
     if arguments.show_config:
         console.out("---\n".join(to_yaml(config) for config in configs).rstrip())
         return 0
@@ -166,6 +167,18 @@ def _multirun(arguments: _Arguments) -> int:
     for line in failed:
         console.say(f"failed: encdec train {line}")
     return 1 if failed else 0
+
+
+def _check_distinct(configs: Sequence[TrainConfig]) -> None:
+    """Refuse jobs that would be one run: swept are keys that are no part of a run's identity."""
+    from encdec_train.fingerprint import json_sha256
+    from encdec_train.folder import identify
+
+    unnamed = [json_sha256(identify(config, {}, {})) for config in configs if config.run.name is None]
+    if len(set(unnamed)) < len(unnamed):
+        reason = "several jobs are the same run: decoding, metrics and how a run is executed do not make another one"
+        remedy = "Sweep a key of the model, data, optimisation, steps or seed, or give each job a run.name"
+        raise ConfigError(fault("--multirun", "jobs that differ in what they train", None, reason, remedy))
 
 
 VERBS: dict[str, Callable[..., object]] = {

@@ -28,6 +28,8 @@ def test_splits(config: TrainConfig, session: Session) -> list[str]:
 def score_tests(config: TrainConfig, session: Session, model: "EncoderDecoderModel", folder: Path | None) -> Scores:
     """Decode and score every test split; every rank must call it.
 
+    In float32 whatever the run was trained in: the export is float32, and whoever loads it gets these predictions.
+
     Args:
         config: The run's.
         session: Its splits.
@@ -39,7 +41,6 @@ def score_tests(config: TrainConfig, session: Session, model: "EncoderDecoderMod
     """
     from encdec_train.decoding.predictions import predict, write_predictions
     from encdec_train.decoding.search import SearchSettings
-    from encdec_train.modeling.precision import autocast
 
     device = device_type(config.trainer.accelerator)
     budget = micro_tokens(config.data.max_micro_tokens, device) * DECODING_FACTOR
@@ -48,13 +49,23 @@ def score_tests(config: TrainConfig, session: Session, model: "EncoderDecoderMod
     scores: Scores = {}
     for name in test_splits(config, session):
         split = session.splits[name]
-        with autocast(config.trainer.precision, device):
-            texts = predict(model, split, range(len(split)), session.codec, search, f"decode {name}")
+        texts = predict(model, split, range(len(split)), session.codec, search, f"decode {name}")
         if folder is not None and distributed.rank() == 0:
             write_predictions(folder / f"{name}.jsonl", split.rows, texts)
         rows = split.rows
+        say_lengths(name, texts, rows.references)
         scores[name] = scored(texts, rows.references, rows.sources, config.task.metrics, config.seed)
     return scores
+
+
+def say_lengths(split: str, texts: Sequence[str], references: Sequence[Sequence[str]]) -> None:
+    """Say how long outputs are, and how many are empty: they score like any other, but nobody expects them."""
+    from encdec_train.metrics.score import describe
+
+    facts = describe(texts, references, None)
+    empty = f"; {facts['empty_hypotheses']:.0f} of {len(texts):,} are empty" if facts["empty_hypotheses"] else ""
+    words = f"{facts['mean_length']:.1f} words an output, {facts['length_ratio']:.2f} of the references'"
+    console.say(f"{split}: {words}{empty}")
 
 
 def copy_baseline(config: TrainConfig, session: Session) -> Scores:

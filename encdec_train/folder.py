@@ -40,11 +40,6 @@ class RunFolder:
         return self.path / "metrics.json"
 
     @property
-    def checkpoints(self) -> Path:
-        """The folder of the training checkpoints."""
-        return self.path / "checkpoints"
-
-    @property
     def export(self) -> Path:
         """The vanilla Hugging Face folder."""
         return self.path / "export"
@@ -73,6 +68,20 @@ class RunFolder:
     def is_finished(self) -> bool:
         """Tell whether the run has nothing left to do."""
         return bool(self.manifest().get("finished")) and self.metrics.is_file()
+
+    def finished_message(self, config: TrainConfig) -> str:
+        """Say that there is nothing to do, and what the scores were made with where it is asked otherwise now."""
+        import yaml
+
+        text = f"{self.path} is finished; nothing to do. Another seed or run.name makes another run."
+        file = self.path / "config.yaml"
+        made: dict[str, Any] = (yaml.safe_load(file.read_text(encoding="utf-8")) if file.is_file() else None) or {}
+        found = difference(_result_keys(made), _result_keys(to_dict(config)))
+        lines = [f"\n  {key}: {old!r} there, {new!r} asked for" for key, old, new in found]
+        if not lines:
+            return text
+        advice = f"`encdec evaluate checkpoint={self.path}` scores it anew."
+        return f"{text} Its scores were made with{''.join(lines)}\n{advice}"
 
     def check_identity(self) -> None:
         """Refuse the folder when it belongs to another run.
@@ -169,6 +178,16 @@ def open_folder(config: TrainConfig, identity: Mapping[str, Any]) -> RunFolder:
     """Name the run's folder, from its identity where the user gave no name; nothing is created."""
     name = config.run.name or f"{config.task.name}-{config.model.name}-{json_sha256(identity)[:6]}"
     return RunFolder(Path(config.run.output_dir) / name, identity)
+
+
+def _result_keys(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Pick what is no part of the identity and yet decides the scores."""
+    return {
+        "decoding": config.get("decoding", {}),
+        "task": {"metrics": config.get("task", {}).get("metrics")},
+        "run": {"baselines": config.get("run", {}).get("baselines")},
+        "trainer": {key: config.get("trainer", {}).get(key) for key in ("best_metric", "patience_validations")},
+    }
 
 
 def difference(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any, Any]]:

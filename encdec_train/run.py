@@ -1,5 +1,8 @@
 """READ FIRST: one run from top to bottom. `train` is the story; what it calls follows in the order of the story."""
 
+import shlex
+import shutil
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -69,18 +72,19 @@ def train(config: TrainConfig) -> Path:
     folder = open_folder(config, identify(config, data, checkpoint_fingerprints(config.model)))
     folder.check_identity()
     if folder.is_finished():
-        console.say(f"{folder.path} is finished; nothing to do. Another seed, setting or run.name makes another run.")
-        return folder.path
-    if distributed.rank() > 0:
+        console.say(folder.finished_message(config))
+    elif distributed.rank() > 0:
         make(config, folder, sources)
     else:
         with folder.lock():
-            make(config, folder, sources)
+            folder.check_identity()  # again: another process may have made it while this one came here
+            if not folder.is_finished():
+                make(config, folder, sources)
     return folder.path
 
 
 def make(config: TrainConfig, folder: RunFolder, sources: Mapping[str, SplitSource]) -> None:
-    """Do everything that takes time. Each part is skipped or continued when an earlier start has done it."""
+    """Do everything that takes time. Training continues where an earlier start stopped; what follows is done again."""
     from encdec_train.tracking import start as start_tracker
 
     device_type(config.trainer.accelerator)
@@ -100,6 +104,7 @@ def make(config: TrainConfig, folder: RunFolder, sources: Mapping[str, SplitSour
         scores = score_tests(config, session, started.model, folder.path / "predictions")
         if main:
             export(run, started, scores, step)
+            write_json(folder.metrics, scores)  # what exists is kept whatever becomes of the baselines
         baselines = score_baselines(run)
         failed = False
     finally:
@@ -266,6 +271,7 @@ def finish(run: Run, scores: Scores, baselines: Mapping[str, Scores]) -> None:
 
     folder = run.folder
     write_json(folder.metrics, {**scores, **({"baselines": baselines} if baselines else {})})
+    shutil.rmtree(folder.path / "baseline_random" / "checkpoints", ignore_errors=True)
     write_report(folder.path)
     write_manifest(folder.path, {**folder.manifest(), "finished": True})
     announce(run, scores, baselines)
@@ -298,10 +304,21 @@ def announce(run: Run, scores: Scores, baselines: Mapping[str, Scores]) -> None:
         if (path / name).exists():
             console.say(f"  {name:<15}{what}")
     console.say("\nnext:")
-    console.say(f"  echo 'Some text of your own.' | encdec generate checkpoint={export_folder}")
+    example = shlex.quote(run.session.splits["train"].rows.sources[0].replace("\n", " "))
+    console.say(f"  echo {example} | {command()} generate checkpoint={shlex.quote(str(export_folder))}")
     if run.config.task.name == "demo":
-        console.say("  encdec train task=files task.train_file=train.jsonl task.validation_file=validation.jsonl \\")
+        console.say("and with files of your own, of rows with a source and a target:")
+        console.say(
+            f"  {command()} train task=files task.train_file=train.jsonl task.validation_file=validation.jsonl \\"
+        )
         console.say("    task.test_file=test.jsonl model.encoder=google-bert/bert-base-uncased")
+
+
+def command() -> str:
+    """Return how this program can be started from here."""
+    if shutil.which("encdec"):
+        return "encdec"
+    return sys.argv[0] if Path(sys.argv[0]).name == "encdec" else "python -m encdec_train"
 
 
 def clipped(text: str) -> str:

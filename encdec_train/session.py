@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from encdec_train import console
 from encdec_train.config import Accelerator, Init, ModelConfig, TaskConfig, TrainConfig
 from encdec_train.data.sources import SplitSource
-from encdec_train.errors import ConfigError, fault
+from encdec_train.errors import ConfigError, ModelError, fault
 from encdec_train.fingerprint import folder_sha256, json_sha256
 
 if TYPE_CHECKING:
@@ -46,8 +46,17 @@ def checkpoint_fingerprints(model: ModelConfig) -> dict[str, str]:
         if name == DEMO:
             found[half] = demo_key()
         else:
-            found[half] = folder_sha256(Path(name)) if Path(name).is_dir() else f"{name}@{revision}"
+            found[half] = _folder_fingerprint(f"model.{half}", Path(name)) or f"{name}@{revision}"
     return found
+
+
+def _folder_fingerprint(key: str, folder: Path) -> str | None:
+    if not folder.is_dir():
+        return None
+    try:
+        return folder_sha256(folder)
+    except ModelError as error:
+        raise ModelError(f"{key}: {error}") from error
 
 
 def demo_key() -> str:

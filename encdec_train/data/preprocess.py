@@ -174,13 +174,6 @@ class EncodedSplit:
         return [self.source_ids[index] for index in chosen], [self.target_ids[index] for index in chosen]
 
 
-def rows_fingerprint(rows: Rows) -> str:
-    """Hash ids, texts and references in their order."""
-    columns = (rows.ids, rows.sources, rows.targets, rows.references)
-    slices = [slice(start, start + _BATCH_ROWS) for start in range(0, len(rows), _BATCH_ROWS)]
-    return json_sha256([json_sha256([column[part] for column in columns]) for part in slices])
-
-
 def codec_fingerprint(codec: TextCodec) -> str:
     """Hash what the tokenizers do and the special tokens, not where they were loaded from.
 
@@ -198,7 +191,7 @@ def split_key(rows: str, codec: str, limits: Limits) -> str:
     """Name the cache of one split: what was read, with what, cut to what, by which version of the tokenizers library.
 
     Args:
-        rows: From `rows_fingerprint`.
+        rows: What tells these rows from all others.
         codec: From `codec_fingerprint`.
         limits: A refusal counts too, since it proves that nothing was cut.
     """

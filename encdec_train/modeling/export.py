@@ -1,5 +1,6 @@
 """The export: a folder that transformers loads without this package."""
 
+import contextlib
 import os
 import shutil
 from pathlib import Path
@@ -51,8 +52,11 @@ def export(
     if tokenizers[1] is not tokenizers[0]:
         _save_tokenizer(tokenizers[1], beside / "decoder_tokenizer", limits[1])
     (beside / "README.md").write_text(card, encoding="utf-8")
-    shutil.rmtree(folder, ignore_errors=True)
+    aside = folder.with_name(f".{folder.name}.{os.getpid()}.old")
+    with contextlib.suppress(FileNotFoundError):
+        folder.rename(aside)
     beside.rename(folder)
+    shutil.rmtree(aside, ignore_errors=True)
 
 
 def load(folder: str) -> tuple[EncoderDecoderModel, tuple[PreTrainedTokenizerBase, PreTrainedTokenizerBase]]:

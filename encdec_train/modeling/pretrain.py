@@ -190,5 +190,9 @@ def _save(model: "BertForMaskedLM", tokenizer: "PreTrainedTokenizerBase", folder
     shutil.rmtree(beside, ignore_errors=True)
     model.save_pretrained(beside)
     tokenizer.save_pretrained(beside)
-    shutil.rmtree(folder, ignore_errors=True)
-    beside.rename(folder)
+    try:
+        beside.rename(folder)
+    except OSError:  # another process was faster; its checkpoint is the same and may be in use
+        if not folder.is_dir():
+            raise
+        shutil.rmtree(beside)

@@ -13,7 +13,7 @@ import torch
 from encdec_train import console, distributed
 from encdec_train.batch import StepBatch
 from encdec_train.config import TrainerConfig
-from encdec_train.errors import EncDecError, fault
+from encdec_train.errors import CheckpointError, EncDecError, fault
 from encdec_train.training import checkpoint as checkpoints
 from encdec_train.training.checkpoint import Checkpoint
 from encdec_train.training.metrics_log import MetricsLog
@@ -28,11 +28,13 @@ class Progress:
     """What a run remembers from validation to validation; part of every checkpoint.
 
     Attributes:
+        metric: What is compared, `trainer.best_metric`.
         best_step: The step of the best validation, None before the first.
-        best_value: Its `trainer.best_metric`.
+        best_value: Its value.
         validations_since_best: How many have come since.
     """
 
+    metric: str
     best_step: int | None = None
     best_value: float | None = None
     validations_since_best: int = 0
@@ -69,7 +71,7 @@ class EveryStep(pl.Callback):
     ) -> None:
         self._config, self._folder, self._log, self._validator = trainer, folder, log, validator
         self._total_steps, self._resumed = total_steps, resumed
-        self.progress = Progress(**(resumed.state["progress"] if resumed else {}))
+        self.progress = _progress(trainer.best_metric, resumed)
         self.step = resumed.step if resumed else 0
         self._bar, self._shown = console.progress(total_steps, "train", done=self.step), self.step
         self._restart_clock()
@@ -170,12 +172,23 @@ class EveryStep(pl.Callback):
 
     def _save(self, trainer: pl.Trainer, module: Seq2SeqModule, stopped: bool) -> None:
         if distributed.rank() == 0:
-            state = {"progress": asdict(self.progress), "total_steps": self._total_steps, "stopped": stopped}
+            state = {"progress": asdict(self.progress), "stopped": stopped}
             checkpoints.write(self._folder, self.step, module.model, trainer.optimizers[0], state)
             whole = [step for step in checkpoints.steps(self._folder) if step <= self.step]  # later ones are damaged
             kept = set(whole[-self._config.keep_last :])
             checkpoints.prune(self._folder, kept | {self.progress.best_step or self.step})
         distributed.barrier()
+
+
+def _progress(metric: str, resumed: Checkpoint | None) -> Progress:
+    """Go on counting where the checkpoint stopped, or anew when another metric is compared now."""
+    if resumed is None:
+        return Progress(metric)
+    before = Progress(**resumed.state["progress"])
+    if before.metric == metric:
+        return before
+    console.warn(f"trainer.best_metric was {before.metric} and is {metric}: the best validation is looked for anew")
+    return Progress(metric)
 
 
 def best_weights(model: torch.nn.Module, folder: Path, progress: Progress) -> int | None:
@@ -186,5 +199,10 @@ def best_weights(model: torch.nn.Module, folder: Path, progress: Progress) -> in
     """
     if progress.best_step is None:
         return None
-    checkpoints.restore_weights(model, checkpoints.read(checkpoints.folder_of(folder, progress.best_step)))
+    try:
+        best = checkpoints.read(checkpoints.folder_of(folder, progress.best_step))
+    except CheckpointError as error:
+        console.warn(f"{error} The weights of the last step are kept instead of the best validation's.")
+        return None
+    checkpoints.restore_weights(model, best)
     return progress.best_step

@@ -187,6 +187,8 @@ CHECKPOINTS = [
     Row("the Hub cannot be reached", "model.encoder: expected a folder, or a Hub id that can be reached or is cached, "
         "got 'someone/no-such-bert'; … Check the name and the network, or set the key to a local folder.",
         ["model.encoder=someone/no-such-bert"]),
+    Row("empty encoder folder", "model.encoder: other: expected a checkpoint folder; it has neither a config nor "
+        "weights nor a tokenizer.", OTHER, lambda place: (place / "other").mkdir()),
     Row("no weights", "model.encoder: expected a folder with model.safetensors, got 'other'; there are no weights in "
         "it.", OTHER, bert(without("*.safetensors"))),
     Row("only a pickle", "model.encoder: expected a folder with model.safetensors, got 'other'; pytorch_model.bin is a "
@@ -238,7 +240,7 @@ def test_a_mistake_is_one_clear_message(row: Row, here: Path, encdec: Callable[.
 
 
 def test_the_table_is_long_enough() -> None:
-    assert len({row.name for row in TABLE}) == len(TABLE) == 55
+    assert len({row.name for row in TABLE}) == len(TABLE) == 56
 
 
 def test_a_run_that_exists_is_never_lost(finished: Path, encdec: Callable[..., Any], shared: ModuleType) -> None:

@@ -57,8 +57,8 @@ def test_the_demo_scores_itself_beside_two_baselines(small_demo, capsys) -> None
     header = next(line for line in said.splitlines() if line.startswith("split"))
     assert header.split() == ["split", "metric", "score", "95%", "interval", "copy", "random"]
     assert said.count("  source  ") == said.count("  prediction  ") == 5
-    assert f"encdec generate checkpoint={folder.relative_to(small_demo)}" in said
-    assert "encdec train task=files" in said
+    assert f" generate checkpoint={folder.relative_to(small_demo)}/export" in said
+    assert " train task=files task.train_file=" in said
 
     assert main(["train", *FEW]) == 0
     assert "is finished" in capsys.readouterr().err

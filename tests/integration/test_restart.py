@@ -33,10 +33,25 @@ def losses(run: Path | str) -> list[float]:
 def test_the_same_command_again_changes_nothing(finished: Path, train: Encdec, shared: ModuleType) -> None:
     before = shared.snapshot(finished)
     done = train(*shared.SPLITS, "run.name=run")
-    assert done.err == ("out/run is finished; nothing to do. Another seed, setting or run.name makes another run.\n")
+    assert done.err == "out/run is finished; nothing to do. Another seed or run.name makes another run.\n"
     assert shared.snapshot(finished) == before
     train(*shared.SPLITS, "run.name=run", "trainer.log_every_steps=5", "data.max_micro_tokens=64", "tracking=csv")
     assert shared.snapshot(finished) == before  # how a run is executed is not what it is
+
+
+def test_a_finished_run_names_settings_that_its_scores_were_not_made_with(
+    finished: Path, train: Encdec, shared: ModuleType
+) -> None:
+    before = shared.snapshot(finished)
+    done = train(*shared.SPLITS, "run.name=run", "decoding.num_beams=1", "run.baselines=[]")
+    assert done.status == 0
+    assert done.err == (
+        "out/run is finished; nothing to do. Another seed or run.name makes another run. Its scores were made with\n"
+        "  decoding.num_beams: 2 there, 1 asked for\n"
+        "  run.baselines: ['copy'] there, [] asked for\n"
+        "`encdec evaluate checkpoint=out/run` scores it anew.\n"
+    )
+    assert shared.snapshot(finished) == before
 
 
 def test_a_finished_run_says_so_without_loading_torch(finished: Path, shared: ModuleType) -> None:

@@ -66,6 +66,17 @@ def test_generate_gives_the_predictions_of_the_run(
     assert done.err == "9 lines\n"
 
 
+def test_a_run_in_bf16_is_scored_as_its_export_will_be(
+    here: Path, train: Encdec, encdec: Encdec, shared: ModuleType
+) -> None:
+    assert train(*shared.SPLITS, "run.name=half", "trainer.precision=bf16", "run.baselines=[]").status == 0
+def test_a_run_in_bf16_is_scored_as_its_export_will_be(
+    here: Path, train: Encdec, encdec: Encdec, shared: ModuleType
+) -> None:
+                  "run.output_dir=out", "run.name=again").status == 0  # fmt: skip
+    assert read("out/again/predictions/test.jsonl") == read("out/half/predictions/test.jsonl")
+
+
 def test_generate_answers_records_with_records(finished: Path, encdec: Encdec) -> None:
     _, texts = predicted(finished)
     done = encdec("generate", "checkpoint=out/run", "input=test.jsonl", "output=answers.jsonl")

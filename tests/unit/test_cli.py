@@ -209,6 +209,9 @@ def test_a_multirun_passes_the_folder_of_own_yaml_on(
         (["seed=1,2", "optim.lr=x,1"], "optim.lr: expected a number, got 'x'."),
         (["seed=1,2", "run.name=a"], "run.name: expected a name for each job, or none, got 'a'; "
          "several jobs would share one folder. Leave it out."),
+        (["decoding.num_beams=1,4"], "--multirun: expected jobs that differ in what they train; several jobs are the "
+         "same run: decoding, metrics and how a run is executed do not make another one. Sweep a key of the model, "
+         "data, optimisation, steps or seed, or give each job a run.name."),
         (["optim.lr=interval(0,1)"], "optim.lr: expected values to choose from: 1,2,3 or range(1,4), "
          "got 'optim.lr=interval(0,1)'."),
     ],

@@ -210,9 +210,7 @@ def test_a_place_that_cannot_be_written_is_said(tmp_path: Path) -> None:
 
 def test_the_files_of_a_run_have_their_names() -> None:
     folder = RunFolder(Path("outputs/x"), {})
-    assert [folder.metrics, folder.checkpoints, folder.export] == [
-        Path("outputs/x/metrics.json"), Path("outputs/x/checkpoints"), Path("outputs/x/export"),
-    ]  # fmt: skip
+    assert [folder.metrics, folder.export] == [Path("outputs/x/metrics.json"), Path("outputs/x/export")]
     assert folder.manifest() == {}
 
 

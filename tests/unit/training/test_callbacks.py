@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from encdec_train.config import OptimConfig
-from encdec_train.errors import CheckpointError, EncDecError
+from encdec_train.errors import EncDecError
 from encdec_train.training import callbacks
 from encdec_train.training import checkpoint as checkpoints
 from encdec_train.training.callbacks import Progress, best_weights
@@ -23,17 +23,17 @@ def steps_with(made: Any, key: str) -> list[int]:
 @pytest.mark.parametrize(
     ("values", "lower", "expected"),
     [
-        ([3.0, 2.0, 2.5], True, Progress(20, 2.0, 1)),
-        ([3.0, 2.0, 2.5], False, Progress(10, 3.0, 2)),
-        ([1.0, 1.0, 1.0], True, Progress(10, 1.0, 2)),  # as good is not better
-        ([float("nan"), 4.0, float("nan")], True, Progress(20, 4.0, 1)),
-        ([float("nan")], False, Progress(None, None, 1)),
-        ([float("inf"), float("-inf")], False, Progress(None, None, 2)),
-        ([], True, Progress(None, None, 0)),
+        ([3.0, 2.0, 2.5], True, Progress("loss", 20, 2.0, 1)),
+        ([3.0, 2.0, 2.5], False, Progress("loss", 10, 3.0, 2)),
+        ([1.0, 1.0, 1.0], True, Progress("loss", 10, 1.0, 2)),  # as good is not better
+        ([float("nan"), 4.0, float("nan")], True, Progress("loss", 20, 4.0, 1)),
+        ([float("nan")], False, Progress("loss", None, None, 1)),
+        ([float("inf"), float("-inf")], False, Progress("loss", None, None, 2)),
+        ([], True, Progress("loss", None, None, 0)),
     ],
 )
 def test_progress_keeps_the_best_and_counts_the_others(values: list[float], lower: bool, expected: Progress) -> None:
-    progress = Progress()
+    progress = Progress("loss")
     for number, value in enumerate(values, start=1):
         progress.take(10 * number, value, lower)
     assert progress == expected
@@ -79,7 +79,6 @@ def test_validations_and_checkpoints_come_when_they_are_due(
     assert made.checkpoints == [3, 4, 6, 8]
     states = [checkpoints.read(path).state for path in sorted((made.root / "checkpoints").iterdir())]
     assert [state["step"] for state in states] == [3, 4, 6, 8]
-    assert [state["total_steps"] for state in states] == [8] * 4
     assert [state["stopped"] for state in states] == [False] * 4
     assert states[1]["progress"]["best_step"] == 3
 
@@ -88,7 +87,7 @@ def test_without_validation_the_last_step_is_kept(new_model: Callable[..., Any],
     made = make_run(new_model(), 3)
     assert made.checkpoints == [3]
     assert steps_with(made, "validation/loss") == []
-    assert made.callback.progress == Progress()
+    assert made.callback.progress == Progress("loss")
 
 
 class Scripted:
@@ -130,7 +129,7 @@ def test_patience_ends_a_run_that_does_not_get_better(
     script = Scripted("loss", [2.0, 1.0, 1.5, 1.0, 0.5, 0.4])
     made = make_run(new_model(), 20, validate_every_steps=2, patience_validations=2, validator=script)
     assert made.callback.step == 8
-    assert made.callback.progress == Progress(4, 1.0, 2)
+    assert made.callback.progress == Progress("loss", 4, 1.0, 2)
     assert steps_with(made, "train/loss") == list(range(1, 9))
     newest = checkpoints.newest(made.root / "checkpoints")
     assert (newest.step, newest.state["stopped"]) == (8, True)
@@ -145,7 +144,7 @@ def test_patience_is_carried_over_a_stop(
         make_run(new_model(), 20, heard=heard_of(7), validator=Scripted("loss", [2.0, 1.0, 1.5]), **options)
     made = make_run(new_model(), 20, validator=Scripted("loss", [1.5, 1.5]), **options)
     assert made.callback.step == 8
-    assert made.callback.progress == Progress(4, 1.0, 2)
+    assert made.callback.progress == Progress("loss", 4, 1.0, 2)
 
 
 def test_the_best_weights_are_loaded(new_model: Callable[..., Any], make_run: Callable[..., Any]) -> None:
@@ -167,9 +166,29 @@ def test_without_a_validation_the_last_weights_stay(
     assert all(torch.equal(p, last[name]) for name, p in made.model.named_parameters())
 
 
-def test_a_best_checkpoint_that_is_gone_is_an_error(new_model: Callable[..., Any], tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match="step_00000003: expected a whole checkpoint; FileNotFoundError"):
-        best_weights(new_model(), tmp_path, Progress(3, 1.0, 0))
+def test_a_damaged_best_checkpoint_leaves_the_last_weights(
+    new_model: Callable[..., Any], make_run: Callable[..., Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    made = make_run(new_model(), 6, validate_every_steps=2, validator=Scripted("loss", [2.0, 1.0, 3.0]))
+    last = {name: p.clone() for name, p in made.model.named_parameters()}
+    weights = checkpoints.folder_of(made.root / "checkpoints", 4) / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-8])
+    assert best_weights(made.model, made.root / "checkpoints", made.callback.progress) is None
+    assert all(torch.equal(p, last[name]) for name, p in made.model.named_parameters())
+    assert "The weights of the last step are kept instead of the best validation's." in capsys.readouterr().err
+
+
+def test_another_best_metric_is_looked_for_anew(
+    new_model: Callable[..., Any], make_run: Callable[..., Any], heard_of: Callable[..., Any],
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    options = {"validate_every_steps": 2}
+    with pytest.raises(RuntimeError, match="killed"):
+        make_run(new_model(), 8, heard=heard_of(5), validator=Scripted("loss", [2.0, 1.0]), **options)
+    script = Scripted("exact_match", [0.5, 0.4])
+    made = make_run(new_model(), 8, validator=script, best_metric="exact_match", **options)
+    assert made.callback.progress == Progress("exact_match", 6, 0.5, 1)
+    assert "trainer.best_metric was loss and is exact_match" in capsys.readouterr().err
 
 
 def test_broken_weights_stop_the_run(
@@ -210,10 +229,10 @@ def test_the_state_is_plain_json(new_model: Callable[..., Any], make_run: Callab
     made = make_run(new_model(), 1, validator=validator)
     state = json.loads((made.root / "checkpoints" / "step_00000001" / "state.json").read_text())
     assert state == {
-        "progress": {
+        "progress": {"metric": "loss",
             "best_step": 1, "best_value": made.callback.progress.best_value, "validations_since_best": 0
         },
-        "total_steps": 1, "stopped": False, "step": 1,
+        "stopped": False, "step": 1,
     }  # fmt: skip
 
 
