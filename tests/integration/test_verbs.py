@@ -70,10 +70,8 @@ def test_a_run_in_bf16_is_scored_as_its_export_will_be(
     here: Path, train: Encdec, encdec: Encdec, shared: ModuleType
 ) -> None:
     assert train(*shared.SPLITS, "run.name=half", "trainer.precision=bf16", "run.baselines=[]").status == 0
-def test_a_run_in_bf16_is_scored_as_its_export_will_be(
-    here: Path, train: Encdec, encdec: Encdec, shared: ModuleType
-) -> None:
-                  "run.output_dir=out", "run.name=again").status == 0  # fmt: skip
+    again = ["task=files", "task.test_file=test.jsonl", "trainer.accelerator=cpu", "run.output_dir=out"]
+    assert encdec("evaluate", "checkpoint=out/half", *again, "run.name=again").status == 0
     assert read("out/again/predictions/test.jsonl") == read("out/half/predictions/test.jsonl")
 
 
