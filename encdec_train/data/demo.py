@@ -16,7 +16,7 @@ from typing import TypeVar
 from encdec_train.data import demo_grammar as grammar
 from encdec_train.data.demo_grammar import Noun, Person, Verb, Vocabulary
 
-VERSION = "1"
+VERSION = "2"
 SEED = 20_240_607
 BUCKETS = {"train": range(2, 10), "pretrain": range(2, 10), "validation": range(1, 2), "test": range(1)}
 T = TypeVar("T")
