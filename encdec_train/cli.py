@@ -3,6 +3,7 @@
 Progress and messages go to stderr, what a script reads to stdout or to files.
 """
 
+import os
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
@@ -55,6 +56,7 @@ class _Arguments:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit status: 0 done, 2 the user's, 130 Ctrl-C, 1 anything else."""
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # spinning threads starve each other on a busy machine (log.md)
     arguments = list(sys.argv[1:] if argv is None else argv)
     if not arguments or arguments[0] == "help" or {"--help", "-h"} & set(arguments):
         console.out(HELP.rstrip())
