@@ -1,0 +1,42 @@
+"""What `make demo` promises, read from the run that it left; CI runs the demo before the tests."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from encdec_train.compose import compose
+from encdec_train.config import TrainConfig
+from encdec_train.data.sources import splits_of
+from encdec_train.folder import identify, open_folder
+from encdec_train.session import checkpoint_fingerprints
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture(scope="module")
+def scores() -> dict[str, Any]:
+    config: TrainConfig = compose("train", [f"run.output_dir={ROOT / 'outputs'}"])
+    data = {name: split.fingerprint for name, split in splits_of(config.task, Path(config.run.cache_dir)).items()}
+    folder = open_folder(config, identify(config, data, checkpoint_fingerprints(config.model)))
+    if not folder.is_finished():
+        pytest.skip(f"there is no finished demo in {folder.path}: `make demo` makes it")
+    return json.loads(folder.metrics.read_text(encoding="utf-8"))
+
+
+def exact(split: dict[str, Any]) -> float:
+    return split["exact_match"]["value"]
+
+
+def test_the_demo_learns(scores: dict[str, Any]) -> None:
+    assert exact(scores["test"]) >= 85
+
+
+def test_the_warm_start_wins(scores: dict[str, Any]) -> None:
+    random = scores["baselines"]["random"]["test"]["exact_match"]
+    assert scores["test"]["exact_match"]["ci95"][0] > random["ci95"][1]  # the intervals do not touch
+
+
+def test_copying_fails(scores: dict[str, Any]) -> None:
+    assert exact(scores["baselines"]["copy"]["test"]) == 0
