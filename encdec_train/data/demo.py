@@ -26,11 +26,11 @@ T = TypeVar("T")
 class DemoSizes:
     """Pairs of each split; passages of the pretraining text."""
 
-    train: int = 4_000
+    train: int = 6_000
     validation: int = 200
     test: int = 300
     test_unseen_words: int = 300
-    pretrain_passages: int = 24_000
+    pretrain_passages: int = 12_000
 
 
 @dataclass(frozen=True)
