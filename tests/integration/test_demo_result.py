@@ -30,7 +30,7 @@ def exact(split: dict[str, Any]) -> float:
 
 
 def test_the_demo_learns(scores: dict[str, Any]) -> None:
-    # A floor that a broken demo does not reach, below the spread over seeds and machines; docs/results/demo.md has both.
+    # A floor that a broken demo does not reach, below the spread over seeds and machines (docs/results/demo.md).
     assert exact(scores["test"]) >= 75
 
 
