@@ -180,13 +180,13 @@ def open_folder(config: TrainConfig, identity: Mapping[str, Any]) -> RunFolder:
     return RunFolder(Path(config.run.output_dir) / name, identity)
 
 
-def _result_keys(config: Mapping[str, Any]) -> dict[str, Any]:
+def _result_keys(values: Mapping[str, Any]) -> dict[str, Any]:
     """Pick what is no part of the identity and yet decides the scores."""
     return {
-        "decoding": config.get("decoding", {}),
-        "task": {"metrics": config.get("task", {}).get("metrics")},
-        "run": {"baselines": config.get("run", {}).get("baselines")},
-        "trainer": {key: config.get("trainer", {}).get(key) for key in ("best_metric", "patience_validations")},
+        "decoding": values.get("decoding", {}),
+        "task": {"metrics": values.get("task", {}).get("metrics")},
+        "run": {"baselines": values.get("run", {}).get("baselines")},
+        "trainer": {key: values.get("trainer", {}).get(key) for key in ("best_metric", "patience_validations")},
     }
 
 

@@ -11,7 +11,6 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import pytest
-from importlinter.cli import lint_imports
 
 HEAVY = {
     "datasets", "evaluate", "pandas", "pyarrow", "pytorch_lightning", "rouge_score", "sacrebleu",
@@ -66,11 +65,11 @@ def test_the_door_rule_fires(line: str, caught: bool) -> None:
     assert bool(mentions(ast.parse(line), "torch.distributed")) is caught
 
 
-def test_the_contracts_hold(root: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    monkeypatch.chdir(root)
-    monkeypatch.setattr(sys, "path", [*sys.path])
-    status = lint_imports(config_filename="pyproject.toml", no_cache=True, no_logo=True)
-    assert status == 0, capsys.readouterr().out
+def test_the_contracts_hold(root: Path) -> None:
+    # A process of its own: import-linter keeps the streams of whoever imports it first.
+    command = [str(Path(sys.executable).with_name("lint-imports")), "--no-cache", "--no-logo"]
+    done = subprocess.run(command, cwd=root, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout
 
 
 # A package that breaks each contract once, and nothing else.
