@@ -145,10 +145,13 @@ def strip(row: dict[str, Any]) -> dict[str, Any]:
 def test_ctrl_c_works_again_after_an_interrupted_run(
     here: Path, encdec: Encdec, shared: ModuleType, interrupted: Callable[[int | None], None]
 ) -> None:
-    before = signal.getsignal(signal.SIGINT)
-    interrupted(1)
-    assert encdec("train", *shared.BASE).status == 130
-    assert signal.getsignal(signal.SIGINT) is before
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background starts with SIG_IGN
+    try:
+        interrupted(1)
+        assert encdec("train", *shared.BASE).status == 130
+        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def test_an_interrupted_decoding_is_made_again(
