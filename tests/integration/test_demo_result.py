@@ -16,13 +16,23 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture(scope="module")
-def scores() -> dict[str, Any]:
+def run() -> Path:
     config: TrainConfig = compose("train", [f"run.output_dir={ROOT / 'outputs'}"])
     data = {name: split.fingerprint for name, split in splits_of(config.task, Path(config.run.cache_dir)).items()}
     folder = open_folder(config, identify(config, data, checkpoint_fingerprints(config.model)))
     if not folder.is_finished():
         pytest.skip(f"there is no finished demo in {folder.path}: `make demo` makes it")
-    return json.loads(folder.metrics.read_text(encoding="utf-8"))
+    return folder.path
+
+
+@pytest.fixture(scope="module")
+def scores(run: Path) -> dict[str, Any]:
+    return json.loads((run / "metrics.json").read_text(encoding="utf-8"))
+
+
+def first_validation(log: Path) -> float:
+    rows = [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines()]
+    return next(row["validation/exact_match"] for row in rows if "validation/exact_match" in row)
 
 
 def exact(split: dict[str, Any]) -> float:
@@ -34,8 +44,10 @@ def test_the_demo_learns(scores: dict[str, Any]) -> None:
     assert exact(scores["test"]) >= 75
 
 
-def test_the_warm_start_wins(scores: dict[str, Any]) -> None:
-    assert exact(scores["test"]) > exact(scores["baselines"]["random"]["test"])
+def test_the_warm_start_learns_sooner(run: Path) -> None:
+    # At the end random weights come close (docs/results/demo.md); a third of the way they are far behind.
+    warm, random = (first_validation(path / "metrics.jsonl") for path in (run, run / "baseline_random"))
+    assert warm > random + 20
 
 
 def test_copying_fails(scores: dict[str, Any]) -> None:
