@@ -34,7 +34,6 @@ class Half:
         loaded: Taken from the checkpoint.
         fresh: Initialised at random.
         fresh_tensors: Their names.
-        unused_tensors: In the checkpoint, but not in the model.
     """
 
     name: str
@@ -42,7 +41,6 @@ class Half:
     loaded: int
     fresh: int
     fresh_tensors: Sequence[str]
-    unused_tensors: Sequence[str]
 
 
 @dataclass(frozen=True)
@@ -158,7 +156,7 @@ def _load(source: Source, config: PretrainedConfig, auto: type, from_checkpoint:
             config, dtype=torch.float32, attn_implementation="sdpa", **options
         )
         fresh = [parameter for parameter, _ in model.named_parameters()]
-        return model, Half(name, "random", 0, _count(model, fresh), fresh, [])
+        return model, Half(name, "random", 0, _count(model, fresh), fresh)
     try:
         model, info = auto.from_pretrained(  # type: ignore[attr-defined]
             source.name,
@@ -176,21 +174,15 @@ def _load(source: Source, config: PretrainedConfig, auto: type, from_checkpoint:
         reason = str(error).strip().splitlines()[0].rstrip(".")
         raise ModelError(fault(source.key, "a checkpoint whose weights load", source.name, reason)) from error
     if info["mismatched_keys"]:
-        raise ModelError(
-            fault(
-                source.key,
-                "weights in the shapes of config.json",
-                source.name,
-                f"{len(info['mismatched_keys'])} differ, such as {min(key for key, *_ in info['mismatched_keys'])}",
-            )
-        )
+        reason = f"{len(info['mismatched_keys'])} differ, such as {min(key for key, *_ in info['mismatched_keys'])}"
+        raise ModelError(fault(source.key, "weights in the shapes of config.json", source.name, reason))
     fresh = sorted(set(info["missing_keys"]) & {parameter for parameter, _ in model.named_parameters()})
-    half = Half(name, source.name, 0, _count(model, fresh), fresh, sorted(info["unexpected_keys"]))
-    loaded = sum(p.numel() for p in model.parameters()) - half.fresh
+    num_fresh = _count(model, fresh)
+    loaded = sum(p.numel() for p in model.parameters()) - num_fresh
     if not loaded:
         expected = "a checkpoint of this architecture"
         raise ModelError(fault(source.key, expected, source.name, "none of its tensors fits"))
-    return model, Half(name, source.name, loaded, half.fresh, fresh, half.unused_tensors)
+    return model, Half(name, source.name, loaded, num_fresh, fresh)
 
 
 def _count(model: PreTrainedModel, names: Sequence[str]) -> int:

@@ -5,6 +5,7 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
+from encdec_train import atomic
 from encdec_train.redact import redact_text
 from encdec_train.report.run_folder import RunRecord, Scores, curve, read_run
 from encdec_train.report.samples import Sample, mark_differences, pick_samples
@@ -37,10 +38,8 @@ def write_report(folder: Path) -> Path:
     Raises:
         DataError: The folder holds nothing of a run, or a file of it is damaged.
     """
-    page = render(read_run(folder))
-    beside = folder / f".{FILE_NAME}.tmp"
-    beside.write_text(page, encoding="utf-8", errors="replace")
-    return beside.replace(folder / FILE_NAME)
+    atomic.write(folder / FILE_NAME, render(read_run(folder)).encode(errors="replace"))
+    return folder / FILE_NAME
 
 
 def render(run: RunRecord) -> str:

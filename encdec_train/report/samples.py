@@ -8,7 +8,7 @@ from html import escape
 from itertools import islice
 from pathlib import Path
 
-from encdec_train.report.run_folder import read_rows
+from encdec_train.jsonl import read_rows
 
 MAX_CHARACTERS = 1200  # of a text; a news article is cut
 _WORD = re.compile(r"\S+")
