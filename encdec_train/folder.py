@@ -24,15 +24,10 @@ FILE_KEYS = ("train_file", "validation_file", "test_file")  # stand in the ident
 
 @dataclass(frozen=True)
 class RunFolder:
-    """The files of one run; see the table in the README.
+    """The files of one run; see the table in the README."""
 
-    Attributes:
-        path: `<run.output_dir>/<run.name>`.
-        identity: What the run is, as plain values.
-    """
-
-    path: Path
-    identity: Mapping[str, Any]
+    path: Path  # `<run.output_dir>/<run.name>`
+    identity: Mapping[str, Any]  # what the run is, as plain values
 
     @property
     def metrics(self) -> Path:

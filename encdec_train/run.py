@@ -38,19 +38,12 @@ CLIP = 160  # characters of each
 
 @dataclass(frozen=True)
 class Run:
-    """One run while it is made.
+    """One run while it is made."""
 
-    Attributes:
-        config: Everything, with the demo's checkpoint resolved to its folder.
-        folder: Where it is written.
-        session: What it has loaded.
-        tracker: Who is told besides.
-    """
-
-    config: TrainConfig
-    folder: RunFolder
-    session: Session
-    tracker: "Tracker"
+    config: TrainConfig  # everything, with the demo's checkpoint resolved to its folder
+    folder: RunFolder  # where it is written
+    session: Session  # what it has loaded
+    tracker: "Tracker"  # who is told besides
 
 
 def train(config: TrainConfig) -> Path:

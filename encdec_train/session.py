@@ -30,17 +30,11 @@ DECODING_FACTOR = 4  # decoding keeps no gradients: its batches hold so many tim
 
 @dataclass(frozen=True)
 class Session:
-    """What is loaded besides the model.
+    """What is loaded besides the model."""
 
-    Attributes:
-        halves: The encoder's and the decoder's checkpoint.
-        codec: Both tokenizers.
-        splits: The tokenised splits by name.
-    """
-
-    halves: "tuple[Source, Source]"
-    codec: "TextCodec"
-    splits: "dict[str, EncodedSplit]"
+    halves: "tuple[Source, Source]"  # the encoder's and the decoder's checkpoint
+    codec: "TextCodec"  # both tokenizers
+    splits: "dict[str, EncodedSplit]"  # the tokenised splits by name
 
 
 def checkpoint_fingerprints(model: ModelConfig) -> dict[str, str]:
@@ -155,21 +149,13 @@ def search_of(
 
 @dataclass(frozen=True)
 class Exported:
-    """A finished model, ready to decode.
+    """A finished model, ready to decode."""
 
-    Attributes:
-        model: On its device.
-        codec: Its tokenizers, with the special ids that the model decodes with.
-        search: The config's settings, else the export's.
-        max_source_tokens: Longer sources are cut.
-        precision: Entered around each search.
-    """
-
-    model: "EncoderDecoderModel"
-    codec: "TextCodec"
-    search: "SearchSettings"
-    max_source_tokens: int
-    precision: Callable[[], AbstractContextManager[object]]
+    model: "EncoderDecoderModel"  # on its device
+    codec: "TextCodec"  # its tokenizers, with the special ids that the model decodes with
+    search: "SearchSettings"  # the config's settings, else the export's
+    max_source_tokens: int  # longer sources are cut
+    precision: Callable[[], AbstractContextManager[object]]  # entered around each search
 
 
 def open_export(config: EvaluateConfig | GenerateConfig) -> Exported:

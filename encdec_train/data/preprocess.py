@@ -29,21 +29,14 @@ _BATCH_ROWS = 1000  # texts in one call of the tokenizer
 
 @dataclass(frozen=True)
 class TextCodec:
-    """The two tokenizers, and the special tokens that go around a target.
-
-    Attributes:
-        decoder_start_id: What the decoder reads first; never part of a target.
-        eos_id: The last token of every target.
-        pad_id: Fills target rows.
-        source_pad_id: Fills source rows.
-    """
+    """The two tokenizers, and the special tokens that go around a target."""
 
     source_tokenizer: "PreTrainedTokenizerBase"
     target_tokenizer: "PreTrainedTokenizerBase"
-    decoder_start_id: int
-    eos_id: int
-    pad_id: int
-    source_pad_id: int
+    decoder_start_id: int  # what the decoder reads first; never part of a target
+    eos_id: int  # the last token of every target
+    pad_id: int  # fills target rows
+    source_pad_id: int  # fills source rows
 
     def encode_sources(self, texts: Sequence[str]) -> list[list[int]]:
         """Tokenise with the tokenizer's own special tokens, at full length."""
@@ -96,27 +89,16 @@ class Limits:
 
 @dataclass(eq=False)
 class EncodedSplit:
-    """A split as the plan and the collator see it.
+    """A split as the plan and the collator see it."""
 
-    Attributes:
-        rows: The texts, not cut.
-        tokens: The columns `source_ids` and `target_ids`, lists of int32.
-        source_ids: Tokens by example index.
-        target_ids: `tokens + eos` by example index.
-        source_lengths: Tokens of each source after cutting, `[B]`.
-        target_lengths: Tokens of each target after cutting, eos included, `[B]`.
-        num_truncated_sources: Sources that were cut to `max_source_tokens`.
-        num_truncated_targets: Targets that were cut to `max_target_tokens`.
-    """
-
-    rows: Rows
-    tokens: "Dataset"
-    num_truncated_sources: int
-    num_truncated_targets: int
-    source_ids: TokenColumn = field(init=False)
-    target_ids: TokenColumn = field(init=False)
-    source_lengths: Ids = field(init=False)
-    target_lengths: Ids = field(init=False)
+    rows: Rows  # the texts, not cut
+    tokens: "Dataset"  # the columns `source_ids` and `target_ids`, lists of int32
+    num_truncated_sources: int  # sources that were cut to `max_source_tokens`
+    num_truncated_targets: int  # targets that were cut to `max_target_tokens`
+    source_ids: TokenColumn = field(init=False)  # tokens by example index
+    target_ids: TokenColumn = field(init=False)  # `tokens + eos` by example index
+    source_lengths: Ids = field(init=False)  # tokens of each source after cutting, `[B]`
+    target_lengths: Ids = field(init=False)  # tokens of each target after cutting, eos included, `[B]`
 
     def __post_init__(self) -> None:
         self.source_ids = TokenColumn(self.tokens, "source_ids")

@@ -16,15 +16,10 @@ from encdec_train.tasks import TASKS
 
 @dataclass(frozen=True)
 class SplitSource:
-    """One split that has not been read yet.
+    """One split that has not been read yet."""
 
-    Attributes:
-        fingerprint: Changes when its rows do.
-        load: Reads and checks them.
-    """
-
-    fingerprint: str
-    load: Callable[[], Rows]
+    fingerprint: str  # changes when its rows do
+    load: Callable[[], Rows]  # reads and checks them
 
 
 def splits_of(task: TaskConfig, cache_dir: Path) -> dict[str, SplitSource]:

@@ -20,16 +20,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class SacrebleuMetric:
-    """A metric that sacreBLEU computes over the corpus, with its defaults except for case.
-
-    Attributes:
-        kind: `BLEU` (tokenised by 13a), `CHRF` or `TER`.
-        lowercase: Only read for BLEU: sacreBLEU's chrF keeps case and its TER ignores it.
-    """
+    """A metric that sacreBLEU computes over the corpus, with its defaults except for case."""
 
     name: str
-    kind: str
-    lowercase: bool = False
+    kind: str  # `BLEU` (tokenised by 13a), `CHRF` or `TER`
+    lowercase: bool = False  # only read for BLEU: sacreBLEU's chrF keeps case and its TER ignores it
     needs_source: bool = False
 
     def statistics(

@@ -37,14 +37,10 @@ Ngram = tuple[str, ...]
 
 @dataclass(frozen=True)
 class CorpusSariMetric:
-    """SARI from n-gram counts summed over the corpus; a form is a tokenisation.
-
-    Attributes:
-        legacy: Keep case and split the source at white space only.
-    """
+    """SARI from n-gram counts summed over the corpus; a form is a tokenisation."""
 
     name: str
-    legacy: bool
+    legacy: bool  # keep case and split the source at white space only
     needs_source: bool = True
 
     def statistics(

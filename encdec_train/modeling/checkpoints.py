@@ -19,21 +19,13 @@ MODEL_TYPES = ("bert",)  # the architectures whose warm start is tested
 
 @dataclass(frozen=True)
 class Source:
-    """One half's checkpoint, found and read as far as its config and tokenizer.
+    """One half's checkpoint, found and read as far as its config and tokenizer."""
 
-    Attributes:
-        key: The config key that named it.
-        name: A folder or a Hub id.
-        revision: What the key `<key>_revision` pins.
-        config: The architecture.
-        tokenizer: Its tokenizer, without truncation or padding of its own.
-    """
-
-    key: str
-    name: str
-    revision: str | None
-    config: PretrainedConfig
-    tokenizer: PreTrainedTokenizerBase
+    key: str  # the config key that named it
+    name: str  # a folder or a Hub id
+    revision: str | None  # what the key `<key>_revision` pins
+    config: PretrainedConfig  # the architecture
+    tokenizer: PreTrainedTokenizerBase  # its tokenizer, without truncation or padding of its own
 
     @property
     def max_positions(self) -> int:
@@ -43,17 +35,11 @@ class Source:
 
 @dataclass(frozen=True)
 class SpecialIds:
-    """The ids that frame a text.
+    """The ids that frame a text."""
 
-    Attributes:
-        start: What the decoder starts from.
-        eos: What ends a target.
-        pad: What fills a batch.
-    """
-
-    start: int
-    eos: int
-    pad: int
+    start: int  # what the decoder starts from
+    eos: int  # what ends a target
+    pad: int  # what fills a batch
 
 
 @contextlib.contextmanager

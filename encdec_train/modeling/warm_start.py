@@ -26,38 +26,23 @@ SHOWN_PARTS = 3  # of a folder's path
 
 @dataclass(frozen=True)
 class Half:
-    """What became of one half's parameters. Counts are elements, not tensors.
+    """What became of one half's parameters. Counts are elements, not tensors."""
 
-    Attributes:
-        name: `encoder` or `decoder`.
-        checkpoint: Where the loaded ones come from.
-        loaded: Taken from the checkpoint.
-        fresh: Initialised at random.
-        fresh_tensors: Their names.
-    """
-
-    name: str
-    checkpoint: str
-    loaded: int
-    fresh: int
-    fresh_tensors: Sequence[str]
+    name: str  # `encoder` or `decoder`
+    checkpoint: str  # where the loaded ones come from
+    loaded: int  # taken from the checkpoint
+    fresh: int  # initialised at random
+    fresh_tensors: Sequence[str]  # their names
 
 
 @dataclass(frozen=True)
 class WarmStart:
-    """A model and the account of where its parameters come from.
+    """A model and the account of where its parameters come from."""
 
-    Attributes:
-        model: In train mode, float32, SDPA attention on both halves.
-        halves: Encoder and decoder.
-        shared: Parameters (elements) that both halves use.
-        total: Distinct parameters (elements).
-    """
-
-    model: EncoderDecoderModel
-    halves: tuple[Half, Half]
-    shared: int
-    total: int
+    model: EncoderDecoderModel  # in train mode, float32, SDPA attention on both halves
+    halves: tuple[Half, Half]  # encoder and decoder
+    shared: int  # parameters (elements) that both halves use
+    total: int  # distinct parameters (elements)
 
 
 def warm_start(

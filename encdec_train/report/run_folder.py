@@ -17,27 +17,16 @@ _KNOWN = ("config.yaml", "manifest.json", "metrics.jsonl", "metrics.json", "pred
 
 @dataclass(frozen=True)
 class RunRecord:
-    """What a run folder holds; what is missing is empty.
+    """What a run folder holds; what is missing is empty."""
 
-    Attributes:
-        name: The folder's name.
-        config: `config.yaml` as text.
-        manifest: `manifest.json`.
-        rows: `metrics.jsonl` in order of the file.
-        random_rows: The same of the baseline from random weights.
-        scores: Split, metric, then `value`, `signature` and `ci95`.
-        baselines: A `scores` for each baseline.
-        predictions: The prediction file of each split.
-    """
-
-    name: str
-    config: str
-    manifest: Row
-    rows: list[Row]
-    random_rows: list[Row]
-    scores: Scores
-    baselines: Mapping[str, Scores]
-    predictions: Mapping[str, Path]
+    name: str  # the folder's name
+    config: str  # `config.yaml` as text
+    manifest: Row  # `manifest.json`
+    rows: list[Row]  # `metrics.jsonl` in order of the file
+    random_rows: list[Row]  # the same of the baseline from random weights
+    scores: Scores  # split, metric, then `value`, `signature` and `ci95`
+    baselines: Mapping[str, Scores]  # a `scores` for each baseline
+    predictions: Mapping[str, Path]  # the prediction file of each split
 
 
 def read_run(folder: Path) -> RunRecord:

@@ -16,21 +16,13 @@ _WORD = re.compile(r"\S+")
 
 @dataclass(frozen=True)
 class Sample:
-    """One prediction.
+    """One prediction."""
 
-    Attributes:
-        id: Of the example.
-        source: What was rewritten.
-        prediction: What the model wrote.
-        reference: The closest of the references.
-        num_references: How many there are.
-    """
-
-    id: str
-    source: str
-    prediction: str
-    reference: str
-    num_references: int
+    id: str  # of the example
+    source: str  # what was rewritten
+    prediction: str  # what the model wrote
+    reference: str  # the closest of the references
+    num_references: int  # how many there are
 
 
 def pick_samples(path: Path, number: int) -> list[Sample]:

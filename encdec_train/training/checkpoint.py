@@ -26,19 +26,12 @@ MANIFEST = "MANIFEST.json"
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A checkpoint that was read back and verified.
+    """A checkpoint that was read back and verified."""
 
-    Attributes:
-        step: The last step it holds.
-        weights: Distinct parameters by name.
-        optimizer: `<state>/<parameter>` tensors.
-        state: What the run keeps besides (plain JSON).
-    """
-
-    step: int
-    weights: dict[str, torch.Tensor]
-    optimizer: dict[str, torch.Tensor]
-    state: dict[str, Any]
+    step: int  # the last step it holds
+    weights: dict[str, torch.Tensor]  # distinct parameters by name
+    optimizer: dict[str, torch.Tensor]  # `<state>/<parameter>` tensors
+    state: dict[str, Any]  # what the run keeps besides (plain JSON)
 
 
 def folder_of(root: Path, step: int) -> Path:

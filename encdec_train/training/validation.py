@@ -21,15 +21,10 @@ SUBSET_SEED = 0  # of the examples that are decoded: the same ones in every run,
 
 @dataclass(frozen=True)
 class Validation:
-    """What one validation found.
+    """What one validation found."""
 
-    Attributes:
-        values: `loss` (token mean in nats, no label smoothing) and the metrics' values.
-        examples: Source, prediction and reference of the decoded ones.
-    """
-
-    values: Mapping[str, float]
-    examples: Sequence[Mapping[str, str]]
+    values: Mapping[str, float]  # `loss` (token mean in nats, no label smoothing) and the metrics' values
+    examples: Sequence[Mapping[str, str]]  # source, prediction and reference of the decoded ones
 
 
 class Validator:
