@@ -15,13 +15,7 @@ if TYPE_CHECKING:
 
 
 def train(*overrides: str) -> Path:
-    """Make a run, as `encdec train` does.
-
-    Args:
-        *overrides: `key=value`, as on the command line.
-
-    Returns:
-        The run's folder.
+    """Make a run, as `encdec train` does with the same `key=value`; returns the run's folder.
 
     Raises:
         EncDecError: One clear message.

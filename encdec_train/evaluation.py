@@ -28,15 +28,9 @@ def test_splits(config: TrainConfig, session: Session) -> list[str]:
 
 
 def score_tests(config: TrainConfig, session: Session, model: "EncoderDecoderModel", folder: Path | None) -> Scores:
-    """Decode and score every test split; every rank must call it.
+    """Decode and score every test split; every rank must call it. Predictions are written where there is a folder.
 
     In float32 whatever the run was trained in: the export is float32, and whoever loads it gets these predictions.
-
-    Args:
-        config: The run's.
-        session: Its splits.
-        model: Moved to the run's device.
-        folder: Where prediction files are written, None for nowhere.
 
     Returns:
         For each split its metrics.

@@ -145,13 +145,8 @@ def encode_split(
 ) -> EncodedSplit:
     """Tokenise a split, or take it from the cache; what is damaged there is built again.
 
-    Args:
-        rows: The texts.
-        codec: What they are tokenised with.
-        limits: Applied after tokenising; a text that is cut keeps its final special token.
-        name: Of the split, for messages.
-        cache_dir: The tokens lie in `<cache_dir>/tokens/<cache_key>`; None: nothing is stored.
-        cache_key: From `split_key`; None: nothing is stored.
+    Limits are applied after tokenising; a text that is cut keeps its final special token. The tokens lie in
+    `<cache_dir>/tokens/<cache_key>`, the key from `split_key`; where one of them is None, nothing is stored.
 
     Raises:
         ConfigError: The source limit leaves no room for a token, or the cache cannot be written.

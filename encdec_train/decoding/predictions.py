@@ -25,15 +25,7 @@ def predict(
     settings: "SearchSettings",
     label: str,
 ) -> list[str]:
-    """Decode examples of a split; every rank must call it, and decodes its share.
-
-    Args:
-        model: The pair.
-        split: The tokenised split.
-        indices: Which examples, in the order wanted.
-        codec: Turns tokens back into text.
-        settings: How to search.
-        label: Shown at the progress bar.
+    """Decode the examples of a split that `indices` names; every rank must call it, and decodes its share.
 
     Returns:
         A text for each index, the same list on every rank.

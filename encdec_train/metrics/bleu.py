@@ -20,7 +20,7 @@ def sacrebleu_metric(name: str, kind: str, *, lowercase: bool = False) -> Metric
     """Build a metric that sacreBLEU computes over the corpus, with its defaults except for case.
 
     Args:
-        name: Its key.
+        name: The key in `METRICS`.
         kind: `BLEU` (tokenised by 13a), `CHRF` or `TER`, an error rate: lower is better, and it may exceed 100.
         lowercase: Only read for BLEU: sacreBLEU's chrF keeps case and its TER ignores it.
     """
@@ -37,7 +37,7 @@ def _statistics(
     """
     # sacreBLEU wants the first references of all examples, then the second ones, with None where there is none
     streams = list(zip_longest(*references))
-    rows = _scorer(*form)._extract_corpus_statistics(predictions, streams)  # type: ignore[arg-type]
+    rows = _scorer(*form)._extract_corpus_statistics(predictions, streams)
     return np.array(rows, dtype=np.float64)
 
 

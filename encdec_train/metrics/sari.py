@@ -35,12 +35,7 @@ Ngram = tuple[str, ...]
 
 
 def corpus_sari(name: str, *, legacy: bool) -> Metric:
-    """Build SARI from n-gram counts summed over the corpus; a form is a tokenisation.
-
-    Args:
-        name: Its key.
-        legacy: Keep case and split the source at white space only.
-    """
+    """Build SARI from n-gram counts summed over the corpus; `legacy` keeps case and splits the source at spaces."""
     return Metric(name, partial(_corpus_counts, legacy), partial(_corpus_signature, name, legacy), _corpus_f1, True)
 
 

@@ -18,11 +18,7 @@ def num_references(references: References) -> str:
 
 
 def mean_statistics(scores: Sequence[float]) -> Statistics:
-    """Return statistics of a metric that is a mean over examples: `[num_examples, 2]`, the score and the count 1.
-
-    Args:
-        scores: One an example, on 0-1.
-    """
+    """Return `[num_examples, 2]` for a metric that is a mean over examples: each score (on 0-1) and the count 1."""
     return np.column_stack([np.asarray(scores, dtype=np.float64), np.ones(len(scores))])
 
 
@@ -40,9 +36,7 @@ class Metric:
     """
 
     name: str  # the key under which `metrics.json` and `task.metrics` know it
-    statistics: Callable[
-        [Texts, References, Texts | None], Statistics
-    ]  # `[num_examples, num_statistics]`, to be summed
+    statistics: Callable[[Texts, References, Texts | None], Statistics]  # `[num_examples, num_statistics]`, to sum
     signature: Callable[[References], str]  # tool, version, tokenisation, case, variant, how references are handled
     value: Callable[[Statistics], float] = mean_value  # the score on 0-100 from the sum, `[num_statistics]`
     needs_source: bool = False  # whether the score depends on what was to be rewritten

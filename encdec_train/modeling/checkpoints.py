@@ -58,12 +58,7 @@ def quiet_library() -> Iterator[None]:
 
 
 def find(key: str, name: str, revision: str | None) -> Source:
-    """Find a checkpoint and read its config and tokenizer.
-
-    Args:
-        key: The config key that names it, for messages.
-        name: A local folder or a Hub id.
-        revision: A commit, branch or tag of the Hub.
+    """Find a checkpoint, a folder or a revision of a Hub id, and read its config and tokenizer; `key` named it.
 
     Raises:
         ModelError: When it is missing, has no weights, needs code of its own, is of an architecture that is not

@@ -81,13 +81,8 @@ def build(
 ) -> WarmStart:
     """Build the pair and account for every parameter.
 
-    Args:
-        encoder: The encoder's checkpoint.
-        decoder: The decoder's checkpoint.
-        share: What the halves have in common.
-        init: Which halves start from their checkpoint.
-        seed: Of the fresh parameters; the caller's random state is left as it was.
-        dropouts: Hidden and attention dropout; None keeps the checkpoint's.
+    The seed is that of the fresh parameters; the caller's random state is left as it was. The dropouts are hidden and
+    attention dropout; None keeps the checkpoint's.
 
     Raises:
         ModelError: When weights cannot be loaded, or the halves cannot share.

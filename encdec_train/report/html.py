@@ -27,13 +27,7 @@ _LOSS = "loss (nats a token)"
 
 
 def write_report(folder: Path) -> Path:
-    """Write `report.html` into a run folder, from the folder's files alone.
-
-    Args:
-        folder: A run folder; whatever it lacks is left out of the page.
-
-    Returns:
-        The file.
+    """Write `report.html` into a run folder, from its files alone; what it lacks is left out. Returns the file.
 
     Raises:
         DataError: The folder holds nothing of a run, or a file of it is damaged.

@@ -42,14 +42,7 @@ def folder_of(root: Path, step: int) -> Path:
 def write(
     root: Path, step: int, model: torch.nn.Module, optimizer: torch.optim.Optimizer, state: Mapping[str, Any]
 ) -> Path:
-    """Write one checkpoint.
-
-    Args:
-        root: The run's `checkpoints` folder.
-        step: The step just finished.
-        model: Whose distinct parameters are kept.
-        optimizer: Whose state is kept.
-        state: Plain JSON values.
+    """Write one checkpoint into the run's `checkpoints` folder: distinct parameters, optimizer state, plain JSON.
 
     Raises:
         CheckpointError: When it cannot be written whole; the checkpoints before it are untouched.

@@ -28,16 +28,7 @@ class Validation:
 
 
 class Validator:
-    """Validates a module on one split.
-
-    Args:
-        split: The tokenised validation split.
-        codec: Start and pad ids, and back to text.
-        search: How to decode.
-        metrics: What to score.
-        num_decoded: How many examples are decoded; a random part fixed for all runs.
-        max_micro_tokens: The token budget of a micro-batch.
-    """
+    """Validates a module on one split; `num_decoded` examples are decoded, a random part fixed for all runs."""
 
     def __init__(
         self,
