@@ -21,9 +21,12 @@ def write(path: Path, data: bytes) -> None:
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     beside = path.with_name(f".{path.name}.tmp")
-    beside.write_bytes(data)
-    _sync(beside)
-    beside.replace(path)
+    try:
+        beside.write_bytes(data)
+        _sync(beside)
+        beside.replace(path)
+    finally:
+        beside.unlink(missing_ok=True)
     _sync(path.parent)
 
 

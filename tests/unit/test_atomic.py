@@ -75,6 +75,7 @@ def test_a_full_disk_leaves_the_file_as_it_was(tmp_path: Path, monkeypatch: pyte
     with pytest.raises(OSError, match="No space left"):
         atomic.write(tmp_path / "file", b"after")
     assert (tmp_path / "file").read_text() == "before"
+    assert names(tmp_path) == ["file"]
 
 
 @pytest.mark.parametrize("replace", [False, True])
