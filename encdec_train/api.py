@@ -2,13 +2,12 @@
 
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 from encdec_train.compose import compose, quoted
 from encdec_train.errors import DataError, fault
 
 if TYPE_CHECKING:
-    import torch
     from transformers import EncoderDecoderModel, PreTrainedTokenizerBase
 
     from encdec_train.config import GenerateConfig
@@ -16,13 +15,7 @@ if TYPE_CHECKING:
 
 
 def train(*overrides: str) -> Path:
-    """Make a run, as `encdec train` does.
-
-    Args:
-        *overrides: `key=value`, as on the command line.
-
-    Returns:
-        The run's folder.
+    """Make a run, as `encdec train` does with the same `key=value`; returns the run's folder.
 
     Raises:
         EncDecError: One clear message.
@@ -108,20 +101,8 @@ def warm_start(encoder: str, decoder: str | None = None, **options: Any) -> "Enc
 
 def build_generator(config: "GenerateConfig") -> "Generator":
     """Load what `generate` needs, on its device, with the export's own settings where the config leaves them open."""
-    from functools import partial
-
-    from encdec_train.decoding.search import SearchSettings
-    from encdec_train.modeling.export import load as load_export
-    from encdec_train.modeling.precision import autocast
     from encdec_train.serving.generate import Generator
-    from encdec_train.session import DECODING_FACTOR, device_type, export_codec, micro_tokens, source_limit
+    from encdec_train.session import open_export
 
-    model, tokenizers = load_export(config.checkpoint)
-    codec = export_codec(model, tokenizers)
-    device = device_type(config.trainer.accelerator)
-    budget = micro_tokens(config.data.max_micro_tokens, device) * DECODING_FACTOR
-    settings = SearchSettings.of(config.decoding, config.task.max_target_tokens, budget, model.generation_config)
-    longest = source_limit(config.task, model, tokenizers[0])
-    cast("torch.nn.Module", model).to(device)
-    precision = partial(autocast, config.trainer.precision, device)
-    return Generator(model, codec, settings, longest, precision)
+    found = open_export(config)
+    return Generator(found.model, found.codec, found.search, found.max_source_tokens, found.precision)

@@ -30,7 +30,8 @@ NEEDED_TO_TRAIN = {
     "decoding.length_penalty",
     "decoding.no_repeat_ngram",
 }
-RUN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
+FOLDER_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
+IN_A_FOLDER_NAME = "letters, digits, `.`, `_` and `-`, a letter or digit first"
 
 
 def check_ranges(config: AnyConfig) -> list[str]:
@@ -68,16 +69,9 @@ def _out_of_range(key: str, value: object, limits: Mapping[str, Any]) -> str | N
 
 
 def _check_run(run: RunConfig) -> list[str]:
-    if run.name is None or RUN_NAME.fullmatch(run.name):
+    if run.name is None or FOLDER_NAME.fullmatch(run.name):
         return []
-    return [
-        fault(
-            "run.name",
-            "letters, digits, `.`, `_` and `-`, a letter or digit first",
-            run.name,
-            "it is the run's folder below run.output_dir",
-        )
-    ]
+    return [fault("run.name", IN_A_FOLDER_NAME, run.name, "it is the run's folder below run.output_dir")]
 
 
 def _check_task(task: TaskConfig) -> list[str]:
@@ -102,9 +96,8 @@ def _check_task(task: TaskConfig) -> list[str]:
 
 def _check_model(model: ModelConfig) -> list[str]:
     faults = []
-    if not RUN_NAME.fullmatch(model.name):
-        expected = "letters, digits, `.`, `_` and `-`, a letter or digit first"
-        faults.append(fault("model.name", expected, model.name, "it is a part of the run's folder"))
+    if not FOLDER_NAME.fullmatch(model.name):
+        faults.append(fault("model.name", IN_A_FOLDER_NAME, model.name, "it is a part of the run's folder"))
     encoder, decoder = model.sources
     if model.share is Share.all and encoder != decoder:
         left, right = ("@".join(part for part in source if part) for source in (encoder, decoder))
@@ -162,26 +155,13 @@ def _check_train(config: TrainConfig) -> list[str]:
     ]
     steps, warmup = config.trainer.max_steps, config.optim.warmup_steps
     if steps is not None and warmup is not None and warmup >= steps and config.optim.schedule is not Schedule.constant:
-        faults.append(
-            fault(
-                "optim.warmup_steps",
-                f"below trainer.max_steps={steps}",
-                warmup,
-                "the learning rate would never reach optim.lr",
-            )
-        )
+        reason = "the learning rate would never reach optim.lr"
+        faults.append(fault("optim.warmup_steps", f"below trainer.max_steps={steps}", warmup, reason))
     faults += _check_validation(config)
-    limit = config.decoding.max_new_tokens
-    longest = config.task.max_target_tokens
+    limit, longest = config.decoding.max_new_tokens, config.task.max_target_tokens
     if limit is not None and longest is not None and limit > longest:
-        faults.append(
-            fault(
-                "decoding.max_new_tokens",
-                f"1..{longest}",
-                limit,
-                "the model is never trained past task.max_target_tokens",
-            )
-        )
+        reason = "the model is never trained past task.max_target_tokens"
+        faults.append(fault("decoding.max_new_tokens", f"1..{longest}", limit, reason))
     return faults
 
 

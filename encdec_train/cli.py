@@ -3,13 +3,15 @@
 Progress and messages go to stderr, what a script reads to stdout or to files.
 """
 
+import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from typing import Any
 
 from encdec_train import console
-from encdec_train.config import EvaluateConfig, GenerateConfig, ScoreConfig, TrainConfig
+from encdec_train.config import TrainConfig
 from encdec_train.errors import ConfigError, EncDecError, fault
 
 HELP = """\
@@ -30,6 +32,7 @@ encdec <verb> [key=value ...]
   --config-dir DIR  search a folder of your own YAML too (DIR/task/mine.yaml is task=mine)
   --help, --version
 """
+VERBS = ("train", "evaluate", "score", "generate", "info")
 
 
 class _Arguments:
@@ -81,10 +84,9 @@ def _dispatch(verb: str, rest: Sequence[str]) -> int:
     if verb not in VERBS:
         from difflib import get_close_matches
 
-        near = get_close_matches(verb, list(VERBS), n=1)
-        raise ConfigError(
-            fault("verb", f"one of {', '.join(VERBS)}", verb, remedy=f"Did you mean {near[0]}" if near else "")
-        )
+        near = get_close_matches(verb, VERBS, n=1)
+        remedy = f"Did you mean {near[0]}" if near else ""
+        raise ConfigError(fault("verb", f"one of {', '.join(VERBS)}", verb, remedy=remedy))
     arguments = _Arguments(rest)
     if arguments.multirun:
         if verb != "train":
@@ -99,34 +101,28 @@ def _dispatch(verb: str, rest: Sequence[str]) -> int:
     if arguments.show_config:
         console.out(to_yaml(config).rstrip())
         return 0
-    VERBS[verb](config)
+    _run(verb, config)
     return 0
 
 
-def _train(config: TrainConfig) -> None:
-    from encdec_train import run
+def _run(verb: str, config: Any) -> None:  # noqa: ANN401 - by verb
+    """Do what a verb does; its code is imported here, so that no verb loads another one's libraries."""
+    if verb == "train":
+        from encdec_train.run import train
 
-    run.train(config)
+        train(config)
+    elif verb == "generate":
+        from encdec_train.api import generate_stream
 
+        generate_stream(config)
+    elif verb == "evaluate":
+        from encdec_train.evaluation import evaluate
 
-def _evaluate(config: EvaluateConfig) -> None:
-    from encdec_train import evaluation
+        evaluate(config)
+    else:
+        from encdec_train.evaluation import score
 
-    evaluation.evaluate(config)
-
-
-def _score(config: ScoreConfig) -> None:
-    import json
-
-    from encdec_train import evaluation
-
-    console.out(json.dumps(evaluation.score(config), indent=1))
-
-
-def _generate(config: GenerateConfig) -> None:
-    from encdec_train.api import generate_stream
-
-    generate_stream(config)
+        console.out(json.dumps(score(config), indent=1))
 
 
 def _info(arguments: _Arguments) -> int:
@@ -181,12 +177,3 @@ def _check_distinct(configs: Sequence[TrainConfig]) -> None:
         reason = "several jobs are the same run: decoding, metrics and how a run is executed do not make another one"
         remedy = "Sweep a key of the model, data, optimisation, steps or seed, or give each job a run.name"
         raise ConfigError(fault("--multirun", "jobs that differ in what they train", None, reason, remedy))
-
-
-VERBS: dict[str, Callable[..., object]] = {
-    "train": _train,
-    "evaluate": _evaluate,
-    "score": _score,
-    "generate": _generate,
-    "info": _info,
-}

@@ -16,13 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from encdec_train.check import check, check_ranges
-from encdec_train.config import (
-    AnyConfig,
-    EvaluateConfig,
-    GenerateConfig,
-    ScoreConfig,
-    TrainConfig,
-)
+from encdec_train.config import AnyConfig, EvaluateConfig, GenerateConfig, ScoreConfig, TrainConfig
 from encdec_train.errors import ConfigError, fault
 from encdec_train.metrics import METRICS, expand
 from encdec_train.tasks import TASKS

@@ -1,21 +1,23 @@
 """Decoding and scoring: of a run's test splits, of its baselines, and the verbs `evaluate` and `score`."""
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from encdec_train import console, distributed
+from encdec_train.atomic import write_json
 from encdec_train.config import EvaluateConfig, ScoreConfig, TaskConfig, TrainConfig, to_dict
 from encdec_train.data.sources import splits_of
 from encdec_train.errors import ConfigError, fault
 from encdec_train.fingerprint import json_sha256
-from encdec_train.session import DECODING_FACTOR, Session, device_type, export_codec, micro_tokens, source_limit
+from encdec_train.session import Session, device_type, open_export, search_of
 from encdec_train.tasks import TASKS
 
 if TYPE_CHECKING:
     import torch
     from transformers import EncoderDecoderModel
+
+    from encdec_train.data.load import Rows
 
 Scores = dict[str, Any]
 
@@ -26,35 +28,25 @@ def test_splits(config: TrainConfig, session: Session) -> list[str]:
 
 
 def score_tests(config: TrainConfig, session: Session, model: "EncoderDecoderModel", folder: Path | None) -> Scores:
-    """Decode and score every test split; every rank must call it.
+    """Decode and score every test split; every rank must call it. Predictions are written where there is a folder.
 
     In float32 whatever the run was trained in: the export is float32, and whoever loads it gets these predictions.
-
-    Args:
-        config: The run's.
-        session: Its splits.
-        model: Moved to the run's device.
-        folder: Where prediction files are written, None for nowhere.
 
     Returns:
         For each split its metrics.
     """
     from encdec_train.decoding.predictions import predict, write_predictions
-    from encdec_train.decoding.search import SearchSettings
 
-    device = device_type(config.trainer.accelerator)
-    budget = micro_tokens(config.data.max_micro_tokens, device) * DECODING_FACTOR
-    search = SearchSettings.of(config.decoding, config.task.max_target_tokens, budget)
-    cast("torch.nn.Module", model).to(device)
+    search = search_of(config)
+    cast("torch.nn.Module", model).to(device_type(config.trainer.accelerator))
     scores: Scores = {}
     for name in test_splits(config, session):
         split = session.splits[name]
         texts = predict(model, split, range(len(split)), session.codec, search, f"decode {name}")
         if folder is not None and distributed.rank() == 0:
             write_predictions(folder / f"{name}.jsonl", split.rows, texts)
-        rows = split.rows
-        say_lengths(name, texts, rows.references)
-        scores[name] = scored(texts, rows.references, rows.sources, config.task.metrics, config.seed)
+        say_lengths(name, texts, split.rows.references)
+        scores[name] = scored(texts, split.rows, config)
     return scores
 
 
@@ -70,25 +62,16 @@ def say_lengths(split: str, texts: Sequence[str], references: Sequence[Sequence[
 
 def copy_baseline(config: TrainConfig, session: Session) -> Scores:
     """Score the source itself as if it were the output."""
-    found = {}
-    for name in test_splits(config, session):
-        rows = session.splits[name].rows
-        found[name] = scored(rows.sources, rows.references, rows.sources, config.task.metrics, config.seed)
-    return found
+    splits = {name: session.splits[name].rows for name in test_splits(config, session)}
+    return {name: scored(rows.sources, rows, config) for name, rows in splits.items()}
 
 
-def scored(
-    texts: Sequence[str],
-    references: Sequence[Sequence[str]],
-    sources: Sequence[str] | None,
-    metrics: Sequence[str],
-    seed: int,
-) -> Scores:
-    """Score texts with the metrics of a task, by name."""
-    from encdec_train.metrics import expand
+def scored(texts: Sequence[str], rows: "Rows", config: TrainConfig | EvaluateConfig | ScoreConfig) -> Scores:
+    """Score texts with the metrics of a config's task, by name; sources count as missing where one is empty."""
     from encdec_train.metrics.score import score as score_texts
 
-    return dict(score_texts(texts, references, sources, expand(metrics), seed=seed))
+    sources = rows.sources if all(rows.sources) else None
+    return score_texts(texts, rows.references, sources, config.task.metrics, config.seed)
 
 
 def evaluate(config: EvaluateConfig) -> Path:
@@ -110,29 +93,17 @@ def evaluate(config: EvaluateConfig) -> Path:
         raise ConfigError(fault("run.name", "a new name", config.run.name, reason))
     from encdec_train.data.preprocess import Limits, encode_split
     from encdec_train.decoding.predictions import predict, write_predictions
-    from encdec_train.decoding.search import SearchSettings
-    from encdec_train.modeling.export import load
-    from encdec_train.modeling.precision import autocast
 
     rows = sources[config.split].load()
-    model, tokenizers = load(config.checkpoint)
-    codec = export_codec(model, tokenizers)
-    task, device = config.task, device_type(config.trainer.accelerator)
-    budget = micro_tokens(config.data.max_micro_tokens, device) * DECODING_FACTOR
-    search = SearchSettings.of(config.decoding, task.max_target_tokens, budget, model.generation_config)
-    limits = Limits(
-        source_limit(task, model, tokenizers[0]),
-        task.max_target_tokens or search.max_new_tokens,
-        task.overlong,
-    )
-    split = encode_split(rows, codec, limits, name=config.split, cache_dir=None, cache_key=None)
-    cast("torch.nn.Module", model).to(device)
-    with autocast(config.trainer.precision, device):
-        texts = predict(model, split, range(len(split)), codec, search, f"decode {config.split}")
-    scores = scored(texts, rows.references, rows.sources, task.metrics, config.seed)
+    found, task = open_export(config), config.task
+    limits = Limits(found.max_source_tokens, task.max_target_tokens or found.search.max_new_tokens, task.overlong)
+    split = encode_split(rows, found.codec, limits, name=config.split, cache_dir=None, cache_key=None)
+    with found.precision():
+        texts = predict(found.model, split, range(len(rows)), found.codec, found.search, f"decode {config.split}")
+    scores = {config.split: scored(texts, rows, config)}
     write_predictions(folder / "predictions" / f"{config.split}.jsonl", rows, texts)
-    write_json(folder / "metrics.json", {config.split: scores})
-    console.say(score_table({config.split: scores}))
+    write_json(folder / "metrics.json", scores)
+    console.say(score_table(scores))
     console.say(f"\npredictions and scores: {folder}")
     return folder
 
@@ -153,8 +124,7 @@ def score(config: ScoreConfig) -> Scores:
     from encdec_train.decoding.predictions import read_predictions
 
     rows, texts = read_predictions(Path(config.predictions))
-    sources = rows.sources if all(rows.sources) else None
-    return scored(texts, rows.references, sources, config.task.metrics, config.seed)
+    return scored(texts, rows, config)
 
 
 def score_table(scores: Mapping[str, Scores], baselines: Mapping[str, Mapping[str, Scores]] | None = None) -> str:
@@ -168,11 +138,3 @@ def score_table(scores: Mapping[str, Scores], baselines: Mapping[str, Mapping[st
             others = [f"{base[split][name]['value']:.2f}" for base in beside.values()]
             rows.append([split, name, f"{found['value']:.2f}", f"{low:.2f} to {high:.2f}", *others])
     return console.table(rows, header)
-
-
-def write_json(path: Path, values: Mapping[str, Any]) -> None:
-    """Write JSON atomically."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f".{path.name}.tmp")
-    beside.write_text(json.dumps(values, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    beside.replace(path)

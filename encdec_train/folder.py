@@ -24,15 +24,10 @@ FILE_KEYS = ("train_file", "validation_file", "test_file")  # stand in the ident
 
 @dataclass(frozen=True)
 class RunFolder:
-    """The files of one run; see the table in the README.
+    """The files of one run; see the table in the README."""
 
-    Attributes:
-        path: `<run.output_dir>/<run.name>`.
-        identity: What the run is, as plain values.
-    """
-
-    path: Path
-    identity: Mapping[str, Any]
+    path: Path  # `<run.output_dir>/<run.name>`
+    identity: Mapping[str, Any]  # what the run is, as plain values
 
     @property
     def metrics(self) -> Path:
@@ -91,19 +86,12 @@ class RunFolder:
         """
         theirs = self.manifest().get("identity")
         if theirs is None:
-            strangers = (
-                [p.name for p in self.path.iterdir() if not p.name.startswith(".")] if self.path.is_dir() else []
-            )
+            strangers = sorted(path.name for path in self.path.glob("[!.]*"))
             if strangers:
-                raise ConfigError(
-                    fault(
-                        "run.name",
-                        "a new name, or the folder of an earlier run",
-                        self.path.name,
-                        f"{self.path} holds {', '.join(sorted(strangers)[:4])}, and no training run made it",
-                        "Choose another run.name, or move the folder away",
-                    )
-                )
+                expected = "a new name, or the folder of an earlier run"
+                reason = f"{self.path} holds {', '.join(strangers[:4])}, and no training run made it"
+                remedy = "Choose another run.name, or move the folder away"
+                raise ConfigError(fault("run.name", expected, self.path.name, reason, remedy))
             return
         if theirs != self.identity:
             lines = [f"  {key}: {old!r} there, {new!r} here" for key, old, new in difference(theirs, self.identity)]
@@ -126,18 +114,16 @@ class RunFolder:
             self.path.mkdir(parents=True, exist_ok=True)
             file = (self.path / ".lock").open("a+", encoding="utf-8")
         except OSError as error:
-            raise ConfigError(
-                fault("run.output_dir", "a folder that can be written", str(self.path.parent), str(error))
-            ) from error
+            where = str(self.path.parent)
+            raise ConfigError(fault("run.output_dir", "a folder that can be written", where, str(error))) from error
         with file:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError as error:
                 file.seek(0)
-                holder = file.read().strip() or "another process"
-                raise ConfigError(
-                    fault("run.name", "a run that nobody else is making", self.path.name, f"{holder} is at it")
-                ) from error
+                reason = f"{file.read().strip() or 'another process'} is at it"
+                expected = "a run that nobody else is making"
+                raise ConfigError(fault("run.name", expected, self.path.name, reason)) from error
             file.truncate(0)
             file.write(f"process {os.getpid()} on {os.uname().nodename}")
             file.flush()

@@ -95,13 +95,9 @@ def _hide_assigned(text: str) -> str:
     parts, done = [], 0
     for name in _NAMED.finditer(text):
         value = _VALUE.match(text, name.end()) if name.start() >= done and is_secret_name(name[1]) else None
-        if value is None or _is_number(value[0]):
+        if value is None or re.fullmatch(r"[\d.,_]{1,12}", value[0]):  # a number is a count, not a secret
             continue
         quote = value[0][0] if value[0][0] in "'\"" else ""
         parts += [text[done : value.start()], quote, HIDDEN, quote]
         done = value.end()
     return "".join([*parts, text[done:]])
-
-
-def _is_number(value: str) -> bool:
-    return bool(re.fullmatch(r"[\d.,_]{1,12}", value))

@@ -9,18 +9,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from encdec_train import console, distributed
+from encdec_train.atomic import write_json
 from encdec_train.config import Baseline, Init, Schedule, TrackerName, TrainConfig, to_dict, to_yaml
 from encdec_train.data.sources import SplitSource, splits_of
 from encdec_train.errors import ConfigError, fault
-from encdec_train.evaluation import Scores, copy_baseline, score_table, score_tests, test_splits, write_json
+from encdec_train.evaluation import Scores, copy_baseline, score_table, score_tests, test_splits
 from encdec_train.folder import RunFolder, identify, open_folder
 from encdec_train.session import (
-    DECODING_FACTOR,
     Session,
     checkpoint_fingerprints,
     device_type,
     micro_tokens,
     open_session,
+    search_of,
     warm_start,
     with_demo_checkpoint,
 )
@@ -37,19 +38,12 @@ CLIP = 160  # characters of each
 
 @dataclass(frozen=True)
 class Run:
-    """One run while it is made.
+    """One run while it is made."""
 
-    Attributes:
-        config: Everything, with the demo's checkpoint resolved to its folder.
-        folder: Where it is written.
-        session: What it has loaded.
-        tracker: Who is told besides.
-    """
-
-    config: TrainConfig
-    folder: RunFolder
-    session: Session
-    tracker: "Tracker"
+    config: TrainConfig  # everything, with the demo's checkpoint resolved to its folder
+    folder: RunFolder  # where it is written
+    session: Session  # what it has loaded
+    tracker: "Tracker"  # who is told besides
 
 
 def train(config: TrainConfig) -> Path:
@@ -118,15 +112,7 @@ def describe_start(config: TrainConfig, folder: RunFolder, session: Session, sta
     from encdec_train.report.manifest import write_manifest
 
     (folder.path / "config.yaml").write_text(to_yaml(config), encoding="utf-8")
-    halves = {
-        half.name: {
-            "checkpoint": half.checkpoint,
-            "loaded": half.loaded,
-            "fresh": half.fresh,
-            "fresh_tensors": list(half.fresh_tensors),
-        }
-        for half in started.halves
-    }
+    halves = {half.name: {key: value for key, value in vars(half).items() if key != "name"} for half in started.halves}
     splits = {
         name: {
             "examples": len(split),
@@ -136,9 +122,8 @@ def describe_start(config: TrainConfig, folder: RunFolder, session: Session, sta
         for name, split in session.splits.items()
     }
     parameters = {"distinct": started.total, "shared": started.shared, **halves}
-    write_manifest(
-        folder.path, {"identity": folder.identity, "finished": False, "splits": splits, "parameters": parameters}
-    )
+    extra = {"identity": folder.identity, "finished": False, "splits": splits, "parameters": parameters}
+    write_manifest(folder.path, extra)
 
 
 def planned(config: TrainConfig, session: Session) -> tuple["Plan", int]:
@@ -201,7 +186,6 @@ def fit(run: Run, started: "WarmStart", root: Path, *, quiet: bool = False) -> i
 
 def validator(run: Run) -> "Validator | None":
     """Make what validates, where the task has a validation split."""
-    from encdec_train.decoding.search import SearchSettings
     from encdec_train.metrics import expand
     from encdec_train.training.validation import Validator
 
@@ -209,44 +193,23 @@ def validator(run: Run) -> "Validator | None":
     if split is None:
         return None
     budget = micro_tokens(config.data.max_micro_tokens, device_type(config.trainer.accelerator))
-    search = SearchSettings.of(config.decoding, config.task.max_target_tokens, budget * DECODING_FACTOR)
-    metrics = expand(config.task.metrics)
+    search, metrics = search_of(config), expand(config.task.metrics)
     return Validator(split, run.session.codec, search, metrics, config.trainer.decoded_examples, budget)
 
 
 def export(run: Run, started: "WarmStart", scores: Scores, step: int) -> None:
     """Write the vanilla Hugging Face folder."""
-    from encdec_train.decoding.search import SearchSettings
     from encdec_train.modeling.export import export as export_model
     from encdec_train.report.manifest import versions
     from encdec_train.report.model_card import CardFacts, model_card
 
-    task, model, codec = run.config.task, run.config.model, run.session.codec
-    search = SearchSettings.of(run.config.decoding, task.max_target_tokens, max_batch_tokens=0)
+    config, codec = run.config, run.session.codec
     tokenizers = (codec.source_tokenizer, codec.target_tokenizer)
-    files = {"train": task.train_file, "validation": task.validation_file, "test": task.test_file}
-    card = CardFacts(
-        name=run.folder.path.name,
-        task=task.name,
-        encoder=model.encoder,
-        decoder=model.decoder,
-        init=model.init.value,
-        share=model.share.value,
-        num_parameters=started.total,
-        steps=step,
-        num_examples={name: len(split) for name, split in run.session.splits.items()},
-        data_files={split: file for split, file in files.items() if file is not None},
-        max_source_tokens=task.limits[0],
-        max_target_tokens=task.limits[1],
-        num_beams=search.num_beams,
-        length_penalty=search.length_penalty,
-        max_new_tokens=search.max_new_tokens,
-        scores=scores,
-        has_decoder_tokenizer=tokenizers[0] is not tokenizers[1],
-        versions=versions(),
-    )
-    generation = search.generation_config(started.model)
-    export_model(started.model.cpu(), run.folder.export, tokenizers, generation, task.limits, model_card(card))
+    num_examples = {name: len(split) for name, split in run.session.splits.items()}
+    two = codec.source_tokenizer is not codec.target_tokenizer
+    facts = CardFacts(run.folder.path.name, config, started.total, step, num_examples, scores, two, versions())
+    generation = search_of(config).generation_config(started.model)
+    export_model(started.model.cpu(), run.folder.export, tokenizers, generation, config.task.limits, model_card(facts))
 
 
 def score_baselines(run: Run) -> dict[str, Scores]:

@@ -1,21 +1,25 @@
 """What a run loads before it trains: checkpoints found, limits checked, splits tokenised, the model warm-started."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from encdec_train import console
-from encdec_train.config import Accelerator, Init, ModelConfig, TaskConfig, TrainConfig
+from encdec_train.config import Accelerator, EvaluateConfig, GenerateConfig, Init, ModelConfig, TaskConfig, TrainConfig
 from encdec_train.data.sources import SplitSource
 from encdec_train.errors import ConfigError, ModelError, fault
 from encdec_train.fingerprint import folder_sha256, json_sha256
 
 if TYPE_CHECKING:
-    from transformers import EncoderDecoderModel, PreTrainedTokenizerBase
+    import torch
+    from transformers import EncoderDecoderModel, GenerationConfig, PreTrainedTokenizerBase
 
     from encdec_train.data.load import Rows
     from encdec_train.data.preprocess import EncodedSplit, TextCodec
+    from encdec_train.decoding.search import SearchSettings
     from encdec_train.modeling.checkpoints import Source
     from encdec_train.modeling.warm_start import WarmStart
 
@@ -26,17 +30,11 @@ DECODING_FACTOR = 4  # decoding keeps no gradients: its batches hold so many tim
 
 @dataclass(frozen=True)
 class Session:
-    """What is loaded besides the model.
+    """What is loaded besides the model."""
 
-    Attributes:
-        halves: The encoder's and the decoder's checkpoint.
-        codec: Both tokenizers.
-        splits: The tokenised splits by name.
-    """
-
-    halves: "tuple[Source, Source]"
-    codec: "TextCodec"
-    splits: "dict[str, EncodedSplit]"
+    halves: "tuple[Source, Source]"  # the encoder's and the decoder's checkpoint
+    codec: "TextCodec"  # both tokenizers
+    splits: "dict[str, EncodedSplit]"  # the tokenised splits by name
 
 
 def checkpoint_fingerprints(model: ModelConfig) -> dict[str, str]:
@@ -139,16 +137,46 @@ def micro_tokens(max_micro_tokens: int | str, device: str) -> int:
     return max_micro_tokens if isinstance(max_micro_tokens, int) else AUTO_MICRO_TOKENS[device]
 
 
-def export_codec(
-    model: "EncoderDecoderModel", tokenizers: "tuple[PreTrainedTokenizerBase, PreTrainedTokenizerBase]"
-) -> "TextCodec":
-    """Join an export's tokenizers with the special ids that its model decodes with."""
-    from encdec_train.data.preprocess import TextCodec
+def search_of(
+    config: TrainConfig | EvaluateConfig | GenerateConfig, exported: "GenerationConfig | None" = None
+) -> "SearchSettings":
+    """Say how a config decodes on this machine, with an export's settings where the config leaves them open."""
+    from encdec_train.decoding.search import SearchSettings
 
-    ids, (source, target) = model.generation_config, tokenizers
-    return TextCodec(
+    budget = micro_tokens(config.data.max_micro_tokens, device_type(config.trainer.accelerator)) * DECODING_FACTOR
+    return SearchSettings.of(config.decoding, config.task.max_target_tokens, budget, exported)
+
+
+@dataclass(frozen=True)
+class Exported:
+    """A finished model, ready to decode."""
+
+    model: "EncoderDecoderModel"  # on its device
+    codec: "TextCodec"  # its tokenizers, with the special ids that the model decodes with
+    search: "SearchSettings"  # the config's settings, else the export's
+    max_source_tokens: int  # longer sources are cut
+    precision: Callable[[], AbstractContextManager[object]]  # entered around each search
+
+
+def open_export(config: EvaluateConfig | GenerateConfig) -> Exported:
+    """Load the checkpoint that a config names.
+
+    Raises:
+        ConfigError: When neither the config nor the export says how long an output may be.
+        ModelError: When it is no export.
+    """
+    from encdec_train.data.preprocess import TextCodec
+    from encdec_train.modeling.export import load
+    from encdec_train.modeling.precision import autocast
+
+    model, (source, target) = load(config.checkpoint)
+    ids, device = model.generation_config, device_type(config.trainer.accelerator)
+    codec = TextCodec(
         source, target, ids.decoder_start_token_id, ids.eos_token_id, ids.pad_token_id, source.pad_token_id
     )
+    limit, search = source_limit(config.task, model, source), search_of(config, ids)
+    cast("torch.nn.Module", model).to(device)
+    return Exported(model, codec, search, limit, partial(autocast, config.trainer.precision, device))
 
 
 def source_limit(task: TaskConfig, model: "EncoderDecoderModel", tokenizer: "PreTrainedTokenizerBase") -> int:
@@ -161,17 +189,11 @@ def source_limit(task: TaskConfig, model: "EncoderDecoderModel", tokenizer: "Pre
 
 def _check_positions(task: TaskConfig, encoder: "Source", decoder: "Source") -> None:
     wanted = {"max_source_tokens": (task.limits[0], encoder), "max_target_tokens": (task.limits[1], decoder)}
-    faults = [
-        fault(
-            f"task.{key}",
-            f"2..{half.max_positions}",
-            limit,
-            f"{half.name} has {half.max_positions} positions",
-            "Lower it or choose another checkpoint",
-        )
-        for key, (limit, half) in wanted.items()
-        if limit > half.max_positions
-    ]
+    faults, remedy = [], "Lower it or choose another checkpoint"
+    for key, (limit, half) in wanted.items():
+        if limit > half.max_positions:
+            reason = f"{half.name} has {half.max_positions} positions"
+            faults.append(fault(f"task.{key}", f"2..{half.max_positions}", limit, reason, remedy))
     if faults:
         raise ConfigError(faults)
 

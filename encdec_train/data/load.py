@@ -1,35 +1,20 @@
-"""Reading files of pairs: JSON Lines, CSV, TSV and Parquet, each also gzipped.
+"""Pairs of texts from a file, each of them checked.
 
-Nothing is repaired or skipped in silence: a row is used as it stands, or it is named in the error. The one exception
-are blank lines, which hold no row. JSON Lines holds an object a line; CSV follows RFC 4180; TSV knows no quoting (a
-quote is a character like any other, and a field holds neither tab nor newline); CSV and TSV start with a header.
+Nothing is repaired or skipped in silence: a row is used as it stands, or it is named in the error.
 """
 
-import codecs
-import csv
-import gzip
-import io
-import json
-import sys
 import zlib
-from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
-from difflib import get_close_matches
 from itertools import islice
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
+from encdec_train.data.formats import nearest, reader_of, unzipped
 from encdec_train.errors import DataError, fault
 
 NUM_SHOWN_ROWS = 5  # of the rows that cannot be used
 _NUM_SHOWN_COLUMNS = 20
 _NUM_SHOWN_CHARACTERS = 60
-_BATCH_ROWS = 4096  # of Parquet, read at once
-
-# The number of a line (1 is the first, the header where there is one) or row, with its fields or with what is wrong.
-_Record = tuple[int, dict[str, Any] | str]
-_Reader = Callable[[BinaryIO, set[str]], Iterator[_Record]]  # the set: columns that the file must have
-_OPTIONAL_COLUMNS = {"references", "id"}
 
 
 @dataclass(frozen=True)
@@ -73,8 +58,8 @@ def load_file(
     """
     intake = _Intake(path, key, source_column, target_column)
     try:
-        reader, intake.unit = _reader(path, key)
-        with path.open("rb") as file, _unzipped(file, path) as stream:
+        reader, intake.unit = reader_of(path, key)
+        with path.open("rb") as file, unzipped(file, path) as stream:
             for number, record in islice(reader(stream, {source_column, target_column}), limit):
                 intake.add(number, record)
     except (OSError, EOFError, zlib.error) as error:
@@ -138,7 +123,7 @@ class _Intake:
         faults = []
         for key, name in (("task.source_column", self.source), ("task.target_column", self.target)):
             if name not in columns:
-                faults.append(fault(key, expected, name, remedy=f"Set {key}{_nearest(name, columns)}"))
+                faults.append(fault(key, expected, name, remedy=f"Set {key}{nearest(name, columns)}"))
         if faults:
             raise DataError("\n".join(faults))
 
@@ -238,161 +223,3 @@ def _reversed(rows: Rows, intake: _Intake) -> Rows:
             reason = f"{intake.path}:{intake.unit} {number} has references besides its target, which have no source"
             raise DataError(fault("task.reverse", "false", True, reason))
     return Rows(rows.ids, rows.targets, rows.sources, [[source] for source in rows.sources])
-
-
-def _reader(path: Path, key: str) -> tuple[_Reader, str]:
-    """Choose by the file's name how to read it, and by what its rows are numbered."""
-    if path.is_dir():
-        raise DataError(fault(key, "a file", str(path), "it is a folder"))
-    if not path.exists():
-        siblings = [file.name for file in path.parent.iterdir()] if path.parent.is_dir() else None
-        reason = "there is no such file" if siblings is not None else f"there is no folder {path.parent}"
-        raise DataError(fault(key, "a file", str(path), reason, f"Set {key}{_nearest(path.name, siblings or [])}"))
-    name = path.name.lower().removesuffix(".gz")
-    suffix = next((suffix for suffix in _READERS if name.endswith(suffix)), None)
-    if suffix is None:
-        raise DataError(fault(key, f"a file that ends in {', '.join(_READERS)}, or one of these and .gz", str(path)))
-    return _READERS[suffix]
-
-
-def _nearest(name: str, names: Iterable[str]) -> str:
-    close = get_close_matches(name, sorted(names), n=1)
-    return f"; the nearest name is {close[0]!r}" if close else ""
-
-
-def _unzipped(file: BinaryIO, path: Path) -> BinaryIO:
-    return io.BufferedReader(gzip.open(file)) if path.name.lower().endswith(".gz") else file
-
-
-def _lines(stream: BinaryIO) -> Iterator[tuple[int, str, str]]:
-    """Yield number, text with its line end, and the complaint (else an empty text) of every line.
-
-    Lines end at a line feed alone: texts may hold the other characters that Unicode counts as line ends.
-    """
-    for number, data in enumerate(stream, start=1):
-        line = data.removeprefix(codecs.BOM_UTF8) if number == 1 else data
-        try:
-            yield number, line.decode(), ""
-        except UnicodeDecodeError as error:
-            what = f"byte {error.start + 1} is 0x{line[error.start]:02x}"
-            remedy = "Name it .gz" if number == 1 and line.startswith(b"\x1f\x8b") else "Save the file as UTF-8"
-            yield number, line.decode(errors="replace"), fault(f"line {number}", "UTF-8", None, what, remedy)
-
-
-def _json_lines(stream: BinaryIO, _required: set[str]) -> Iterator[_Record]:
-    decode = json.JSONDecoder(object_pairs_hook=_distinct).decode
-    for number, line, complaint in _lines(stream):
-        if complaint:
-            yield number, complaint
-        elif line and not line.isspace():
-            yield number, _json_object(decode, line, number)
-
-
-def _json_object(decode: Callable[[str], object], line: str, number: int) -> dict[str, Any] | str:
-    try:
-        value = decode(line)
-    except json.JSONDecodeError as error:
-        return fault(f"line {number}", "a JSON object", None, f"{error.msg} at character {error.pos + 1}")
-    except (ValueError, RecursionError) as error:
-        return fault(f"line {number}", "a JSON object", None, str(error))
-    if isinstance(value, dict):
-        return value
-    reason = f"its type is {type(value).__name__}"
-    return fault(f"line {number}", "a JSON object", None, reason, "Write one object a line")
-
-
-def _distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    members = dict(pairs)
-    if len(members) < len(pairs):
-        raise ValueError(f"field {_twice([name for name, _ in pairs])!r} stands twice")
-    return members
-
-
-def _twice(names: list[str]) -> str:
-    return next((name for index, name in enumerate(names) if name in names[:index]), "")
-
-
-def _csv(stream: BinaryIO, _required: set[str]) -> Iterator[_Record]:
-    limit = csv.field_size_limit(sys.maxsize)  # a setting of the whole process
-    try:
-        yield from _table(_csv_cells(stream))
-    finally:
-        csv.field_size_limit(limit)
-
-
-def _csv_cells(stream: BinaryIO) -> Iterator[tuple[int, list[str], str]]:
-    complaints: list[str] = []  # about the lines of the row at hand
-
-    def texts() -> Iterator[str]:
-        for _, line, complaint in _lines(stream):
-            complaints.extend([complaint] if complaint else [])
-            yield line
-
-    reader = csv.reader(texts(), strict=True)
-    start = 1
-    try:
-        for cells in reader:
-            number, start = start, reader.line_num + 1
-            if cells:
-                yield number, cells, complaints[0] if complaints else ""
-            complaints.clear()
-    except csv.Error as error:
-        yield start, [], fault(f"line {start}", "a row of CSV", None, f"{error}; nothing after it was read")
-
-
-def _tsv(stream: BinaryIO, _required: set[str]) -> Iterator[_Record]:
-    lines = ((number, line.removesuffix("\n").removesuffix("\r"), bad) for number, line, bad in _lines(stream))
-    return _table((number, line.split("\t"), bad) for number, line, bad in lines if line)
-
-
-def _table(rows: Iterator[tuple[int, list[str], str]]) -> Iterator[_Record]:
-    """Give cells the names of the header."""
-    number, header, complaint = next(rows, (1, [], ""))
-    if complaint or len(set(header)) < len(header):
-        yield number, complaint or fault(f"line {number}", "names of columns", None, f"{_twice(header)!r} stands twice")
-        return
-    for number, cells, complaint in rows:
-        if complaint or len(cells) != len(header):
-            yield number, complaint or fault(f"line {number}", f"{len(header)} fields as in the header", len(cells))
-        else:
-            yield number, dict(zip(header, cells, strict=True))
-
-
-def _parquet(stream: BinaryIO, required: set[str]) -> Iterator[_Record]:
-    import pyarrow as pa
-    from pyarrow import parquet
-
-    number = 0
-    try:
-        file = parquet.ParquetFile(pa.BufferReader(stream.read()), page_checksum_verification=True)
-        names = file.schema_arrow.names
-        if len(set(names)) < len(names):
-            yield 0, fault("schema", "names of columns", None, f"{_twice(names)!r} stands twice")
-            return
-        # All columns when a required one is missing: the message lists them.
-        columns = [name for name in names if name in required | _OPTIONAL_COLUMNS] if required <= set(names) else None
-        for batch in file.iter_batches(_BATCH_ROWS, columns=columns):
-            for row in _batch_rows(batch, number):
-                number += 1
-                yield number, row
-    except pa.ArrowException as error:
-        raise OSError(str(error)) from error
-
-
-def _batch_rows(batch: Any, num_before: int) -> list[dict[str, Any] | str]:  # noqa: ANN401 - pyarrow is untyped
-    """Turn a batch into dicts; Parquet does not promise that its strings are UTF-8."""
-    try:
-        return list(batch.to_pylist())
-    except UnicodeDecodeError:
-        if batch.num_rows > 1:
-            return [row for i in range(batch.num_rows) for row in _batch_rows(batch.slice(i, 1), num_before + i)]
-        return [fault(f"row {num_before + 1}", "UTF-8", None, "a text in it is something else")]
-
-
-_READERS: dict[str, tuple[_Reader, str]] = {
-    ".jsonl": (_json_lines, "line"),
-    ".json": (_json_lines, "line"),
-    ".csv": (_csv, "line"),
-    ".tsv": (_tsv, "line"),
-    ".parquet": (_parquet, "row"),
-}

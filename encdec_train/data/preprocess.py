@@ -1,12 +1,7 @@
-"""From rows of text to rows of tokens: encoded once, cut to the limits, kept in an Arrow cache keyed by content."""
+"""From rows of text to rows of tokens: encoded once, cut to the limits, kept in a cache keyed by content."""
 
-import errno
 import json
-import secrets
-import shutil
-from bisect import bisect_right
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterable, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -15,42 +10,33 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import numpy.typing as npt
 
 from encdec_train.config import Overlong
+from encdec_train.data import token_cache
 from encdec_train.data.load import NUM_SHOWN_ROWS, Rows
+from encdec_train.data.token_cache import Ids, TokenColumn, Tokens
 from encdec_train.errors import ConfigError, DataError, ModelError, fault
-from encdec_train.fingerprint import file_sha256, json_sha256
+from encdec_train.fingerprint import json_sha256
 
 if TYPE_CHECKING:
     from datasets import Dataset
     from tokenizers import Tokenizer
     from transformers import PreTrainedTokenizerBase
 
-Ids = npt.NDArray[np.int32]
 CACHE_FORMAT = 1  # part of every cache key: raise it when what is stored changes
-_MANIFEST = "MANIFEST.json"
 _BATCH_ROWS = 1000  # texts in one call of the tokenizer
-_INSTALL_ATTEMPTS = 8
 
 
 @dataclass(frozen=True)
 class TextCodec:
-    """The two tokenizers, and the special tokens that go around a target.
-
-    Attributes:
-        decoder_start_id: What the decoder reads first; never part of a target.
-        eos_id: The last token of every target.
-        pad_id: Fills target rows.
-        source_pad_id: Fills source rows.
-    """
+    """The two tokenizers, and the special tokens that go around a target."""
 
     source_tokenizer: "PreTrainedTokenizerBase"
     target_tokenizer: "PreTrainedTokenizerBase"
-    decoder_start_id: int
-    eos_id: int
-    pad_id: int
-    source_pad_id: int
+    decoder_start_id: int  # what the decoder reads first; never part of a target
+    eos_id: int  # the last token of every target
+    pad_id: int  # fills target rows
+    source_pad_id: int  # fills source rows
 
     def encode_sources(self, texts: Sequence[str]) -> list[list[int]]:
         """Tokenise with the tokenizer's own special tokens, at full length."""
@@ -101,63 +87,18 @@ class Limits:
     overlong: Overlong
 
 
-class TokenColumn:
-    """Token ids of all examples, `column[i]` one example's; memory-mapped when they come from the cache.
-
-    Pickles by file name where it can, so that a worker process maps the same pages.
-    """
-
-    def __init__(self, dataset: "Dataset", name: str) -> None:
-        self._dataset, self._name = dataset, name
-        chunks = dataset.data.column(name).chunks
-        self._values: list[Ids] = [chunk.values.to_numpy() for chunk in chunks]
-        self._offsets: list[Ids] = [chunk.offsets.to_numpy() for chunk in chunks]
-        self._starts = [0]
-        for offsets in self._offsets:
-            self._starts.append(self._starts[-1] + len(offsets) - 1)
-
-    def __reduce__(self) -> tuple[type["TokenColumn"], tuple["Dataset", str]]:
-        return TokenColumn, (self._dataset, self._name)
-
-    def __len__(self) -> int:
-        return self._starts[-1]
-
-    def __getitem__(self, index: int) -> Ids:
-        if not 0 <= index < len(self):
-            raise IndexError(f"example {index}: expected 0..{len(self) - 1}")
-        chunk = bisect_right(self._starts, index) - 1
-        offsets, row = self._offsets[chunk], index - self._starts[chunk]
-        return self._values[chunk][offsets[row] : offsets[row + 1]]
-
-    def lengths(self) -> Ids:
-        """Count the tokens of each example, `[B]`."""
-        counts = [np.diff(offsets).astype(np.int32) for offsets in self._offsets]
-        return np.concatenate(counts) if counts else np.zeros(0, np.int32)
-
-
 @dataclass(eq=False)
 class EncodedSplit:
-    """A split as the plan and the collator see it.
+    """A split as the plan and the collator see it."""
 
-    Attributes:
-        rows: The texts, not cut.
-        tokens: The columns `source_ids` and `target_ids`, lists of int32.
-        source_ids: Tokens by example index.
-        target_ids: `tokens + eos` by example index.
-        source_lengths: Tokens of each source after cutting, `[B]`.
-        target_lengths: Tokens of each target after cutting, eos included, `[B]`.
-        num_truncated_sources: Sources that were cut to `max_source_tokens`.
-        num_truncated_targets: Targets that were cut to `max_target_tokens`.
-    """
-
-    rows: Rows
-    tokens: "Dataset"
-    num_truncated_sources: int
-    num_truncated_targets: int
-    source_ids: TokenColumn = field(init=False)
-    target_ids: TokenColumn = field(init=False)
-    source_lengths: Ids = field(init=False)
-    target_lengths: Ids = field(init=False)
+    rows: Rows  # the texts, not cut
+    tokens: "Dataset"  # the columns `source_ids` and `target_ids`, lists of int32
+    num_truncated_sources: int  # sources that were cut to `max_source_tokens`
+    num_truncated_targets: int  # targets that were cut to `max_target_tokens`
+    source_ids: TokenColumn = field(init=False)  # tokens by example index
+    target_ids: TokenColumn = field(init=False)  # `tokens + eos` by example index
+    source_lengths: Ids = field(init=False)  # tokens of each source after cutting, `[B]`
+    target_lengths: Ids = field(init=False)  # tokens of each target after cutting, eos included, `[B]`
 
     def __post_init__(self) -> None:
         self.source_ids = TokenColumn(self.tokens, "source_ids")
@@ -204,13 +145,8 @@ def encode_split(
 ) -> EncodedSplit:
     """Tokenise a split, or take it from the cache; what is damaged there is built again.
 
-    Args:
-        rows: The texts.
-        codec: What they are tokenised with.
-        limits: Applied after tokenising; a text that is cut keeps its final special token.
-        name: Of the split, for messages.
-        cache_dir: The tokens lie in `<cache_dir>/tokens/<cache_key>`; None: nothing is stored.
-        cache_key: From `split_key`; None: nothing is stored.
+    Limits are applied after tokenising; a text that is cut keeps its final special token. The tokens lie in
+    `<cache_dir>/tokens/<cache_key>`, the key from `split_key`; where one of them is None, nothing is stored.
 
     Raises:
         ConfigError: The source limit leaves no room for a token, or the cache cannot be written.
@@ -218,13 +154,13 @@ def encode_split(
         ModelError: A tokenizer is not a fast one.
     """
     folder = cache_dir / "tokens" / cache_key if cache_dir is not None and cache_key is not None else None
-    split = _open(folder, rows) if folder is not None else None
-    if split is None:
-        split = _encoded(rows, codec, limits, name)
+    tokens = token_cache.read(folder, len(rows)) if folder is not None else None
+    if tokens is None:
+        tokens = _encoded(rows, codec, limits, name)
         if folder is not None:
-            _store(split, folder)
-            split = _open(folder, rows) or split
-    return split
+            token_cache.store(tokens, folder)
+            tokens = token_cache.read(folder, len(rows)) or tokens
+    return EncodedSplit(rows, *tokens)
 
 
 @dataclass
@@ -273,7 +209,7 @@ class _Side:
         return found
 
 
-def _encoded(rows: Rows, codec: TextCodec, limits: Limits, name: str) -> EncodedSplit:
+def _encoded(rows: Rows, codec: TextCodec, limits: Limits, name: str) -> Tokens:
     import pyarrow as pa
     from datasets import Dataset
 
@@ -293,8 +229,8 @@ def _encoded(rows: Rows, codec: TextCodec, limits: Limits, name: str) -> Encoded
         raise DataError("\n".join(faults))
     ids = pa.list_(pa.int32())
     columns = {"source_ids": pa.chunked_array(source.chunks, ids), "target_ids": pa.chunked_array(target.chunks, ids)}
-    tokens = Dataset(pa.table(columns), fingerprint="tokens")  # its own fingerprint would hash the table by pickling it
-    return EncodedSplit(rows, tokens, source.num_overlong, target.num_overlong)
+    table = Dataset(pa.table(columns), fingerprint="tokens")  # its own fingerprint would hash the table by pickling it
+    return Tokens(table, source.num_overlong, target.num_overlong)
 
 
 def _cut(ids: list[int], limit: int, num_kept: int) -> list[int]:
@@ -317,77 +253,3 @@ def _backend(tokenizer: "PreTrainedTokenizerBase") -> "Tokenizer":
     plain.no_padding()
     plain.encode_special_tokens = tokenizer.split_special_tokens
     return plain
-
-
-def _open(folder: Path, rows: Rows) -> EncodedSplit | None:
-    """Map what `_store` wrote, or return None when it is not there or not as it was written."""
-    from datasets import Dataset
-
-    try:
-        manifest = json.loads((folder / _MANIFEST).read_text())
-        if manifest["rows"] != len(rows) or manifest["files"] != _files(folder):
-            return None
-        with _without_progress_bars():
-            tokens = Dataset.load_from_disk(str(folder), keep_in_memory=False)
-        return EncodedSplit(rows, tokens, manifest["num_truncated_sources"], manifest["num_truncated_targets"])
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
-
-
-def _store(split: EncodedSplit, folder: Path) -> None:
-    """Write a cache folder beside its place and move it there; whoever comes second leaves the first one's."""
-    built = folder.with_name(f".{folder.name}.{secrets.token_hex(4)}")
-    try:
-        built.mkdir(parents=True)
-        with _without_progress_bars():
-            split.tokens.save_to_disk(str(built))
-        manifest = {
-            "rows": len(split),
-            "num_truncated_sources": split.num_truncated_sources,
-            "num_truncated_targets": split.num_truncated_targets,
-            "files": _files(built),
-        }
-        (built / _MANIFEST).write_text(json.dumps(manifest, indent=2))
-        _install(built, folder, split.rows)
-    except OSError as error:
-        place, remedy = str(folder.parent.parent), "Free space there or set run.cache_dir"
-        raise ConfigError(fault("run.cache_dir", "a folder to write to", place, str(error), remedy)) from error
-    finally:
-        shutil.rmtree(built, ignore_errors=True)
-
-
-def _install(built: Path, folder: Path, rows: Rows) -> None:
-    for _ in range(_INSTALL_ATTEMPTS):  # a failed attempt means that another process has just put a folder there
-        if _open(folder, rows) is not None:
-            return
-        damaged = folder.with_name(f"{built.name}.{secrets.token_hex(4)}")
-        with suppress(FileNotFoundError):
-            folder.rename(damaged)
-        shutil.rmtree(damaged, ignore_errors=True)
-        try:
-            built.rename(folder)
-        except OSError as error:
-            if error.errno not in {errno.ENOTEMPTY, errno.EEXIST}:
-                raise
-        else:
-            return
-
-
-def _files(folder: Path) -> dict[str, dict[str, int | str]]:
-    """Return size and hash of every file of a cache folder but the manifest."""
-    names = sorted(file.name for file in folder.iterdir() if file.name != _MANIFEST and not file.name.startswith("."))
-    return {name: {"bytes": (folder / name).stat().st_size, "sha256": file_sha256(folder / name)} for name in names}
-
-
-@contextmanager
-def _without_progress_bars() -> Iterator[None]:
-    from datasets.utils import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
-
-    if are_progress_bars_disabled():
-        yield
-        return
-    disable_progress_bars()
-    try:
-        yield
-    finally:
-        enable_progress_bars()

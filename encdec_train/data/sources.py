@@ -16,15 +16,10 @@ from encdec_train.tasks import TASKS
 
 @dataclass(frozen=True)
 class SplitSource:
-    """One split that has not been read yet.
+    """One split that has not been read yet."""
 
-    Attributes:
-        fingerprint: Changes when its rows do.
-        load: Reads and checks them.
-    """
-
-    fingerprint: str
-    load: Callable[[], Rows]
+    fingerprint: str  # changes when its rows do
+    load: Callable[[], Rows]  # reads and checks them
 
 
 def splits_of(task: TaskConfig, cache_dir: Path) -> dict[str, SplitSource]:
@@ -38,14 +33,8 @@ def splits_of(task: TaskConfig, cache_dir: Path) -> dict[str, SplitSource]:
     train = splits.get("train")
     for name, split in splits.items():
         if train is not None and name != "train" and split.fingerprint == train.fingerprint:
-            raise ConfigError(
-                fault(
-                    f"task.{name}_file",
-                    "other rows than task.train_file",
-                    getattr(task, f"{name}_file"),
-                    "the two have the same content, and scores on training data say nothing",
-                )
-            )
+            key, reason = f"{name}_file", "the two have the same content, and scores on training data say nothing"
+            raise ConfigError(fault(f"task.{key}", "other rows than task.train_file", getattr(task, key), reason))
     return splits
 
 
@@ -61,14 +50,8 @@ def _from_files(task: TaskConfig, cache_dir: Path) -> dict[str, SplitSource]:
         given = getattr(task, f"{name}_file")
         if given is None:
             continue
-        read = partial(
-            load_file,
-            Path(given),
-            task.source_column,
-            task.target_column,
-            key=f"task.{name}_file",
-            reverse=task.reverse,
-        )
+        columns, key = (task.source_column, task.target_column), f"task.{name}_file"
+        read = partial(load_file, Path(given), *columns, key=key, reverse=task.reverse)
         read(limit=1)  # a missing file or column is said at once
         splits[name] = SplitSource(file_sha256(Path(given)), partial(read, limit=limit_of(task, name)))
     return splits

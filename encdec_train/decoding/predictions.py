@@ -5,7 +5,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from encdec_train import console, distributed
+from encdec_train import atomic, console, distributed
+from encdec_train.data.formats import json_lines
 from encdec_train.data.load import Rows
 from encdec_train.errors import DataError, fault
 
@@ -24,15 +25,7 @@ def predict(
     settings: "SearchSettings",
     label: str,
 ) -> list[str]:
-    """Decode examples of a split; every rank must call it, and decodes its share.
-
-    Args:
-        model: The pair.
-        split: The tokenised split.
-        indices: Which examples, in the order wanted.
-        codec: Turns tokens back into text.
-        settings: How to search.
-        label: Shown at the progress bar.
+    """Decode the examples of a split that `indices` names; every rank must call it, and decodes its share.
 
     Returns:
         A text for each index, the same list on every rank.
@@ -48,15 +41,12 @@ def predict(
 
 
 def write_predictions(path: Path, rows: Rows, predictions: Sequence[str]) -> None:
-    """Write `{"id","source","prediction","references"}` in data order, atomically."""
+    """Write `{"id","source","prediction","references"}` in data order."""
     lines = [
-        json.dumps({"id": i, "source": s, "prediction": p, "references": r}, ensure_ascii=False)
+        json.dumps({"id": i, "source": s, "prediction": p, "references": r}, ensure_ascii=False) + "\n"
         for i, s, p, r in zip(rows.ids, rows.sources, predictions, rows.references, strict=True)
     ]
-    path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f".{path.name}.tmp")
-    beside.write_text("".join(line + "\n" for line in lines), encoding="utf-8")
-    beside.replace(path)
+    atomic.write(path, "".join(lines).encode())
 
 
 def read_predictions(path: Path) -> tuple[Rows, list[str]]:
@@ -67,31 +57,27 @@ def read_predictions(path: Path) -> tuple[Rows, list[str]]:
     """
     if not path.is_file():
         raise DataError(fault("predictions", "a JSONL file of predictions", str(path), "there is no such file"))
-    records = [_record(path, number, line) for number, line in enumerate(path.read_bytes().splitlines(), start=1)]
+    with path.open("rb") as file:
+        records = [_checked(record, path, number) for number, record in json_lines(file, set())]
     if not records:
         raise DataError(fault(str(path), "at least one prediction", "an empty file"))
+    ids = [str(record.get("id", index)) for index, record in enumerate(records)]
     references = [record["references"] for record in records]
-    rows = Rows(
-        ids=[str(record.get("id", index)) for index, record in enumerate(records)],
-        sources=[record.get("source", "") for record in records],
-        targets=[several[0] for several in references],
-        references=references,
-    )
+    rows = Rows(ids, [record.get("source", "") for record in records], [texts[0] for texts in references], references)
     return rows, [record["prediction"] for record in records]
 
 
-def _record(path: Path, number: int, line: bytes) -> dict[str, Any]:
-    try:
-        record = json.loads(line)
-    except ValueError as error:
-        raise DataError(fault(f"{path}:{number}", "a JSON object", None, str(error))) from error
-    if not isinstance(record, dict) or not isinstance(record.get("prediction"), str):
-        raise DataError(fault(f"{path}:{number}:prediction", "text", record))
+def _checked(record: dict[str, Any] | str, path: Path, number: int) -> dict[str, Any]:
+    """Pass a line on, with a list of references, or say what is wrong with it."""
+    if isinstance(record, str):
+        raise DataError(f"{path}:{record}")
+    where = f"{path}:line {number}"
+    if not isinstance(record.get("prediction"), str):
+        raise DataError(fault(f"{where}:prediction", "text", record))
     if not isinstance(record.get("source", ""), str):
-        raise DataError(fault(f"{path}:{number}:source", "text", record["source"]))
+        raise DataError(fault(f"{where}:source", "text", record["source"]))
     references = record.get("references")
-    if isinstance(references, str):
-        record["references"] = references = [references]
-    if not isinstance(references, list) or not references or not all(isinstance(text, str) for text in references):
-        raise DataError(fault(f"{path}:{number}:references", "a list of texts", references))
-    return record
+    texts = [references] if isinstance(references, str) else references
+    if not isinstance(texts, list) or not texts or not all(isinstance(text, str) for text in texts):
+        raise DataError(fault(f"{where}:references", "a list of texts", references))
+    return {**record, "references": texts}

@@ -21,21 +21,13 @@ from encdec_train.errors import ConfigError, fault
 
 @dataclass(frozen=True)
 class SearchSettings:
-    """How to search; every length is explicit (known_defects D15).
+    """How to search; every length is explicit (known_defects D15)."""
 
-    Attributes:
-        num_beams: Hypotheses kept at each step; 1 is greedy.
-        length_penalty: Scores are divided by `length ** length_penalty`.
-        max_new_tokens: The longest output, end token included.
-        no_repeat_ngram: No n-gram of this size occurs twice; 0 is off.
-        max_batch_tokens: Source + new tokens of all beams in one batch, padding counted.
-    """
-
-    num_beams: int
-    length_penalty: float
-    max_new_tokens: int
-    no_repeat_ngram: int
-    max_batch_tokens: int
+    num_beams: int  # hypotheses kept at each step; 1 is greedy
+    length_penalty: float  # scores are divided by `length ** length_penalty`
+    max_new_tokens: int  # the longest output, end token included
+    no_repeat_ngram: int  # no n-gram of this size occurs twice; 0 is off
+    max_batch_tokens: int  # source + new tokens of all beams in one batch, padding counted
 
     @classmethod
     def of(

@@ -1,33 +1,33 @@
 """Scores: each metric is a pure function of texts, found here under the key that `task.metrics` and `metrics.json` use.
 
-To add one, write a file with a `MetricSpec` and add a line to `METRICS`. Nothing here loads a scoring library.
+To add one, write a file that makes a `Metric` and add a line to `METRICS`. Nothing here loads a scoring library.
 """
 
 from collections.abc import Sequence
 from difflib import get_close_matches
 
 from encdec_train.errors import ConfigError, fault
-from encdec_train.metrics.bleu import SacrebleuMetric
-from encdec_train.metrics.exact import ExactMatchMetric
-from encdec_train.metrics.rouge import RougeMetric
-from encdec_train.metrics.sari import CorpusSariMetric, SentenceSariMetric
-from encdec_train.metrics.spec import MetricSpec
+from encdec_train.metrics.bleu import sacrebleu_metric
+from encdec_train.metrics.exact import EXACT_MATCH
+from encdec_train.metrics.rouge import rouge_metric
+from encdec_train.metrics.sari import corpus_sari, sentence_sari
+from encdec_train.metrics.spec import Metric
 
-METRICS: dict[str, MetricSpec] = {
+METRICS: dict[str, Metric] = {
     metric.name: metric
     for metric in (
-        SacrebleuMetric("sacrebleu", kind="BLEU"),
-        SacrebleuMetric("sacrebleu_uncased", kind="BLEU", lowercase=True),
-        SacrebleuMetric("chrf", kind="CHRF"),
-        SacrebleuMetric("ter", kind="TER"),
-        RougeMetric("rouge1"),
-        RougeMetric("rouge2"),
-        RougeMetric("rougeL"),
-        RougeMetric("rougeLsum"),
-        CorpusSariMetric("sari", legacy=False),
-        CorpusSariMetric("sari_legacy", legacy=True),
-        SentenceSariMetric("sari_t2t"),
-        ExactMatchMetric("exact_match"),
+        sacrebleu_metric("sacrebleu", "BLEU"),
+        sacrebleu_metric("sacrebleu_uncased", "BLEU", lowercase=True),
+        sacrebleu_metric("chrf", "CHRF"),
+        sacrebleu_metric("ter", "TER"),
+        rouge_metric("rouge1"),
+        rouge_metric("rouge2"),
+        rouge_metric("rougeL"),
+        rouge_metric("rougeLsum"),
+        corpus_sari("sari", legacy=False),
+        corpus_sari("sari_legacy", legacy=True),
+        sentence_sari("sari_t2t"),
+        EXACT_MATCH,
     )
 }
 

@@ -1,30 +1,16 @@
-"""Exact match: the share of predictions that are one of their references, to the character."""
+"""Exact match: the share of predictions that are one of their references, white space at both ends aside."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-
-from encdec_train.metrics.spec import Statistics, mean_statistics, mean_value, num_references
+from encdec_train.metrics.spec import Metric, References, Statistics, Texts, mean_statistics, num_references
 
 
-@dataclass(frozen=True)
-class ExactMatchMetric:
-    """String equality with any reference, white space at both ends aside."""
+def _matches(predictions: Texts, references: References, _sources: Texts | None) -> Statistics:
+    """Return 1 for a match and 0 otherwise, with the count."""
+    pairs = zip(predictions, references, strict=True)
+    return mean_statistics([float(hyp.strip() in {ref.strip() for ref in refs}) for hyp, refs in pairs])
 
-    name: str = "exact_match"
-    needs_source: bool = False
 
-    def statistics(
-        self, predictions: Sequence[str], references: Sequence[Sequence[str]], sources: Sequence[str] | None
-    ) -> Statistics:
-        """Return 1 for a match and 0 otherwise, with the count."""
-        del sources
-        pairs = zip(predictions, references, strict=True)
-        return mean_statistics([float(hyp.strip() in {ref.strip() for ref in refs}) for hyp, refs in pairs])
+def _signature(references: References) -> str:
+    return f"exact_match|nrefs:{num_references(references)}|refs:any|case:mixed|strip:yes|version:1"
 
-    def value(self, total: Statistics) -> float:
-        """Return the percentage of matches."""
-        return mean_value(total)
 
-    def signature(self, references: Sequence[Sequence[str]]) -> str:
-        """Return `exact_match|nrefs:…|refs:any|…`."""
-        return f"{self.name}|nrefs:{num_references(references)}|refs:any|case:mixed|strip:yes|version:1"
+EXACT_MATCH = Metric("exact_match", _matches, _signature)

@@ -12,49 +12,40 @@ sentence a line; `rougeL` takes the whole text for one sentence.
 
 import re
 from collections import Counter
-from collections.abc import Callable, Hashable, Iterable, Sequence
-from dataclasses import dataclass
-from functools import cache, lru_cache
+from collections.abc import Callable, Hashable, Iterable
+from functools import cache, lru_cache, partial
 from importlib.metadata import version
 
-from encdec_train.metrics.spec import Statistics, mean_statistics, mean_value, num_references
+from encdec_train.metrics.spec import Metric, References, Statistics, Texts, mean_statistics, num_references
 
 Line = tuple[str, ...]
 Text = tuple[Line, ...]
+Overlap = tuple[int, int, int]  # units in common, units in the reference, units in the prediction
+Compare = Callable[[Text, Text], Overlap]  # reference and prediction
 
 _WORD = re.compile(r"[a-z0-9]+")
 _REPRODUCES = "rouge_score:0.1.2"
 
 
-@dataclass(frozen=True)
-class RougeMetric:
-    """The mean over examples of one ROUGE variant's F1; of several references the one with the best F1 counts."""
+def rouge_metric(name: str) -> Metric:
+    """Build the mean over examples of one ROUGE variant's F1; of several references the one with the best F1 counts."""
+    return Metric(name, partial(_best_f1, _OVERLAPS[name]), partial(_signature, name))
 
-    name: str
-    needs_source: bool = False
 
-    def statistics(
-        self, predictions: Sequence[str], references: Sequence[Sequence[str]], sources: Sequence[str] | None
-    ) -> Statistics:
-        """Return F1 with the count. A text without letters or digits scores 0."""
-        del sources
-        overlap = _OVERLAPS[self.name]
-        scores = []
-        for prediction, texts in zip(predictions, references, strict=True):
-            hyp = _tokenize(prediction)
-            scores.append(max(_f1(overlap(_tokenize(text), hyp)) for text in texts))
-        return mean_statistics(scores)
+def _best_f1(overlap: Compare, predictions: Texts, references: References, _sources: Texts | None) -> Statistics:
+    """Return F1 with the count. A text without letters or digits scores 0."""
+    scores = []
+    for prediction, texts in zip(predictions, references, strict=True):
+        hyp = _tokenize(prediction)
+        scores.append(max(_f1(overlap(_tokenize(text), hyp)) for text in texts))
+    return mean_statistics(scores)
 
-    def value(self, total: Statistics) -> float:
-        """Return the mean F1 in percent."""
-        return mean_value(total)
 
-    def signature(self, references: Sequence[Sequence[str]]) -> str:
-        """Return `rougeLsum|nrefs:…|refs:max-f1|…`, with the package whose digits these are and the stemmer's."""
-        split = "|split:newline" if self.name == "rougeLsum" else ""
-        nrefs = num_references(references)
-        tool = f"{_REPRODUCES}|nltk:{version('nltk')}"
-        return f"{self.name}|nrefs:{nrefs}|refs:max-f1|score:f1|agg:mean|case:lc|stem:porter{split}|{tool}"
+def _signature(name: str, references: References) -> str:
+    """Return `rougeLsum|nrefs:…|refs:max-f1|…`, with the package whose digits these are and the stemmer's."""
+    split = "|split:newline" if name == "rougeLsum" else ""
+    nrefs, tool = num_references(references), f"{_REPRODUCES}|nltk:{version('nltk')}"
+    return f"{name}|nrefs:{nrefs}|refs:max-f1|score:f1|agg:mean|case:lc|stem:porter{split}|{tool}"
 
 
 @cache
@@ -76,9 +67,6 @@ def _tokenize(text: str) -> Text:
 
 def _flat(text: Text) -> Line:
     return text[0] if len(text) == 1 else tuple(token for line in text for token in line)
-
-
-Overlap = tuple[int, int, int]  # units in common, units in the reference, units in the prediction
 
 
 def _f1(overlap: Overlap) -> float:
@@ -163,7 +151,7 @@ def _lcs_positions(ref: Line, hyp: Line) -> list[int]:
     return positions
 
 
-_OVERLAPS: dict[str, Callable[[Text, Text], Overlap]] = {
+_OVERLAPS: dict[str, Compare] = {
     "rouge1": _unigrams,
     "rouge2": _bigrams,
     "rougeL": _sentence_lcs,

@@ -23,86 +23,68 @@ What that means, with source, prediction and reference:
 
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from importlib.metadata import version
 
 import numpy as np
 
-from encdec_train.metrics.spec import Statistics, mean_statistics, mean_value, num_references
+from encdec_train.metrics.spec import Metric, References, Statistics, Texts, mean_statistics, num_references
 
 _ORDERS = (1, 2, 3, 4)
 Ngram = tuple[str, ...]
 
 
-@dataclass(frozen=True)
-class CorpusSariMetric:
-    """SARI from n-gram counts summed over the corpus; a form is a tokenisation.
-
-    Attributes:
-        legacy: Keep case and split the source at white space only.
-    """
-
-    name: str
-    legacy: bool
-    needs_source: bool = True
-
-    def statistics(
-        self, predictions: Sequence[str], references: Sequence[Sequence[str]], sources: Sequence[str] | None
-    ) -> Statistics:
-        """Return 36 counts: for each order, and for add, keep and delete: right, predicted, possible."""
-        words = _words_13a()
-        prepare: Callable[[str], str] = str if self.legacy else str.lower
-        rows = []
-        for source, prediction, texts in zip(sources or (), predictions, references, strict=True):
-            source_words = source.split() if self.legacy else words(prepare(source))
-            reference_words = [words(prepare(text)) for text in texts]
-            rows.append(_counts(source_words, words(prepare(prediction)), reference_words))
-        return np.array(rows, dtype=np.float64)
-
-    def value(self, total: Statistics) -> float:
-        """Return the mean over orders and operations of F1, in percent."""
-        right, predicted, possible = total.reshape(-1, 3).T
-        whole = predicted + possible
-        return 100 * float(np.mean(np.divide(2 * right, whole, out=np.zeros_like(whole), where=whole > 0)))
-
-    def signature(self, references: Sequence[Sequence[str]]) -> str:
-        """Return `sari|nrefs:…|refs:pooled|…`."""
-        form = "case:mixed|tok:13a|source:space" if self.legacy else "case:lc|tok:13a|source:13a"
-        nrefs = num_references(references)
-        return f"{self.name}|nrefs:{nrefs}|refs:pooled|agg:corpus|del:f1|{form}|sacrebleu:{_sacrebleu()}|version:1"
+def corpus_sari(name: str, *, legacy: bool) -> Metric:
+    """Build SARI from n-gram counts summed over the corpus; `legacy` keeps case and splits the source at spaces."""
+    return Metric(name, partial(_corpus_counts, legacy), partial(_corpus_signature, name, legacy), _corpus_f1, True)
 
 
-@dataclass(frozen=True)
-class SentenceSariMetric:
-    """SARI as tensor2tensor's `sari_hook` computes it from tokens, averaged over examples.
+def _corpus_counts(legacy: bool, predictions: Texts, references: References, sources: Texts | None) -> Statistics:
+    """Return 36 counts: for each order, and for add, keep and delete: right, predicted, possible."""
+    words = _words_13a()
+    prepare: Callable[[str], str] = str if legacy else str.lower
+    rows = []
+    for source, prediction, texts in zip(sources or (), predictions, references, strict=True):
+        source_words = source.split() if legacy else words(prepare(source))
+        reference_words = [words(prepare(text)) for text in texts]
+        rows.append(_counts(source_words, words(prepare(prediction)), reference_words))
+    return np.array(rows, dtype=np.float64)
+
+
+def _corpus_f1(total: Statistics) -> float:
+    """Return the mean over orders and operations of F1, in percent."""
+    right, predicted, possible = total.reshape(-1, 3).T
+    whole = predicted + possible
+    return 100 * float(np.mean(np.divide(2 * right, whole, out=np.zeros_like(whole), where=whole > 0)))
+
+
+def _corpus_signature(name: str, legacy: bool, references: References) -> str:
+    form = "case:mixed|tok:13a|source:space" if legacy else "case:lc|tok:13a|source:13a"
+    nrefs = num_references(references)
+    return f"{name}|nrefs:{nrefs}|refs:pooled|agg:corpus|del:f1|{form}|sacrebleu:{_sacrebleu()}|version:1"
+
+
+def sentence_sari(name: str) -> Metric:
+    """Build SARI as tensor2tensor's `sari_hook` computes it from tokens, averaged over examples.
 
     The hook counts the training vocabulary's pieces; words are counted here, so that models with different vocabularies
     can be compared. Deletion is the hook's default, precision. Not settled: the paper does not say whether it passed
     another beta, as LaserTagger's evaluation of the same data sets does (beta 1, that is F1).
     """
+    return Metric(name, _sentence_scores, partial(_sentence_signature, name), needs_source=True)
 
-    name: str = "sari_t2t"
-    needs_source: bool = True
 
-    def statistics(
-        self, predictions: Sequence[str], references: Sequence[Sequence[str]], sources: Sequence[str] | None
-    ) -> Statistics:
-        """Return the example's score with the count."""
-        rows = zip(sources or (), predictions, references, strict=True)
-        return mean_statistics([
-            _sentence_sari(source.split(), prediction.split(), [text.split() for text in texts])
-            for source, prediction, texts in rows
-        ])  # fmt: skip
+def _sentence_scores(predictions: Texts, references: References, sources: Texts | None) -> Statistics:
+    rows = zip(sources or (), predictions, references, strict=True)
+    return mean_statistics([
+        _sentence_sari(source.split(), prediction.split(), [text.split() for text in texts])
+        for source, prediction, texts in rows
+    ])  # fmt: skip
 
-    def value(self, total: Statistics) -> float:
-        """Return the mean over examples, in percent."""
-        return mean_value(total)
 
-    def signature(self, references: Sequence[Sequence[str]]) -> str:
-        """Return `sari_t2t|nrefs:…|refs:weighted|…`."""
-        nrefs = num_references(references)
-        return f"{self.name}|nrefs:{nrefs}|refs:weighted|agg:mean|del:precision|case:mixed|tok:space|version:1"
+def _sentence_signature(name: str, references: References) -> str:
+    nrefs = num_references(references)
+    return f"{name}|nrefs:{nrefs}|refs:weighted|agg:mean|del:precision|case:mixed|tok:space|version:1"
 
 
 @cache

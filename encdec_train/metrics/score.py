@@ -7,15 +7,15 @@ import numpy as np
 
 from encdec_train.errors import ConfigError, DataError, fault
 from encdec_train.metrics import METRICS, expand
-from encdec_train.metrics.spec import Statistics
+from encdec_train.metrics.spec import References, Statistics, Texts
 
 _CHUNK_DRAWS = 2**20  # indices drawn at a time: 8 MiB
 
 
 def score(
-    predictions: Sequence[str],
-    references: Sequence[Sequence[str]],
-    sources: Sequence[str] | None,
+    predictions: Texts,
+    references: References,
+    sources: Texts | None,
     metrics: Sequence[str],
     seed: int = 0,
     num_resamples: int = 1000,
@@ -59,9 +59,7 @@ def score(
     }
 
 
-def describe(
-    predictions: Sequence[str], references: Sequence[Sequence[str]], sources: Sequence[str] | None
-) -> dict[str, float]:
+def describe(predictions: Texts, references: References, sources: Texts | None) -> dict[str, float]:
     """Return what a score does not show about predictions; lengths are in words split at white space.
 
     Returns:
@@ -88,7 +86,7 @@ def describe(
     return facts
 
 
-def _check(predictions: Sequence[str], references: Sequence[Sequence[str]], sources: Sequence[str] | None) -> None:
+def _check(predictions: Texts, references: References, sources: Texts | None) -> None:
     if not predictions:
         raise DataError(fault("predictions", "1 or more", 0, "there is nothing to score"))
     columns = {"references": references} if sources is None else {"references": references, "sources": sources}

@@ -19,21 +19,13 @@ MODEL_TYPES = ("bert",)  # the architectures whose warm start is tested
 
 @dataclass(frozen=True)
 class Source:
-    """One half's checkpoint, found and read as far as its config and tokenizer.
+    """One half's checkpoint, found and read as far as its config and tokenizer."""
 
-    Attributes:
-        key: The config key that named it.
-        name: A folder or a Hub id.
-        revision: What the key `<key>_revision` pins.
-        config: The architecture.
-        tokenizer: Its tokenizer, without truncation or padding of its own.
-    """
-
-    key: str
-    name: str
-    revision: str | None
-    config: PretrainedConfig
-    tokenizer: PreTrainedTokenizerBase
+    key: str  # the config key that named it
+    name: str  # a folder or a Hub id
+    revision: str | None  # what the key `<key>_revision` pins
+    config: PretrainedConfig  # the architecture
+    tokenizer: PreTrainedTokenizerBase  # its tokenizer, without truncation or padding of its own
 
     @property
     def max_positions(self) -> int:
@@ -43,17 +35,11 @@ class Source:
 
 @dataclass(frozen=True)
 class SpecialIds:
-    """The ids that frame a text.
+    """The ids that frame a text."""
 
-    Attributes:
-        start: What the decoder starts from.
-        eos: What ends a target.
-        pad: What fills a batch.
-    """
-
-    start: int
-    eos: int
-    pad: int
+    start: int  # what the decoder starts from
+    eos: int  # what ends a target
+    pad: int  # what fills a batch
 
 
 @contextlib.contextmanager
@@ -72,12 +58,7 @@ def quiet_library() -> Iterator[None]:
 
 
 def find(key: str, name: str, revision: str | None) -> Source:
-    """Find a checkpoint and read its config and tokenizer.
-
-    Args:
-        key: The config key that names it, for messages.
-        name: A local folder or a Hub id.
-        revision: A commit, branch or tag of the Hub.
+    """Find a checkpoint, a folder or a revision of a Hub id, and read its config and tokenizer; `key` named it.
 
     Raises:
         ModelError: When it is missing, has no weights, needs code of its own, is of an architecture that is not
@@ -132,14 +113,8 @@ def _check_folder(key: str, folder: Path) -> None:
     except ValueError as error:
         raise ModelError(fault(key, "a readable config.json", str(config_file), str(error))) from error
     if "auto_map" in values:
-        raise ModelError(
-            fault(
-                key,
-                "an architecture of the transformers library",
-                str(folder),
-                "its config.json has an auto_map, which asks to run code from the checkpoint",
-            )
-        )
+        reason = "its config.json has an auto_map, which asks to run code from the checkpoint"
+        raise ModelError(fault(key, "an architecture of the transformers library", str(folder), reason))
     if not any((folder / name).is_file() for name in WEIGHT_FILES):
         pickled = next(iter(sorted(folder.glob("*.bin"))), None)
         reason = f"{pickled.name} is a pickle, which can run code" if pickled else "there are no weights in it"
@@ -165,23 +140,12 @@ def _check_vocabulary(source: Source) -> None:
     ids = source.tokenizer.get_vocab().values()
     highest = max(ids, default=-1)
     if highest >= rows:
-        raise ModelError(
-            fault(
-                source.key,
-                f"a tokenizer of at most {rows:,} tokens, the rows of the embedding",
-                tokens,
-                f"the highest id is {highest}: {source.name} holds another model's tokenizer",
-            )
-        )
+        expected = f"a tokenizer of at most {rows:,} tokens, the rows of the embedding"
+        reason = f"the highest id is {highest}: {source.name} holds another model's tokenizer"
+        raise ModelError(fault(source.key, expected, tokens, reason))
     if tokens < len(source.tokenizer.all_special_ids) + 1:
-        raise ModelError(
-            fault(
-                source.key,
-                "a tokenizer with a vocabulary",
-                f"{tokens} tokens",
-                f"the tokenizer files of {source.name} are missing",
-            )
-        )
+        reason = f"the tokenizer files of {source.name} are missing"
+        raise ModelError(fault(source.key, "a tokenizer with a vocabulary", f"{tokens} tokens", reason))
 
 
 def _unreadable(key: str, name: str, what: str, error: Exception) -> str:
@@ -189,10 +153,5 @@ def _unreadable(key: str, name: str, what: str, error: Exception) -> str:
     reason = " ".join(line.strip() for line in lines[: 1 + lines[0].endswith(":")]).rstrip(".")
     if Path(name).is_dir():
         return fault(key, f"a folder from which {what} can be read", name, reason)
-    return fault(
-        key,
-        "a folder, or a Hub id that can be reached or is cached",
-        name,
-        reason,
-        "Check the name and the network, or set the key to a local folder",
-    )
+    remedy = "Check the name and the network, or set the key to a local folder"
+    return fault(key, "a folder, or a Hub id that can be reached or is cached", name, reason, remedy)

@@ -1,6 +1,5 @@
 """The export: a folder that transformers loads without this package."""
 
-import contextlib
 import os
 import shutil
 from pathlib import Path
@@ -10,6 +9,7 @@ import torch
 from safetensors import SafetensorError
 from transformers import AutoConfig, AutoTokenizer, EncoderDecoderModel, GenerationConfig, PreTrainedTokenizerBase
 
+from encdec_train import atomic
 from encdec_train.errors import ModelError, fault
 from encdec_train.modeling.checkpoints import is_path, quiet_library
 from encdec_train.modeling.sharing import separate_state
@@ -52,11 +52,7 @@ def export(
     if tokenizers[1] is not tokenizers[0]:
         _save_tokenizer(tokenizers[1], beside / "decoder_tokenizer", limits[1])
     (beside / "README.md").write_text(card, encoding="utf-8")
-    aside = folder.with_name(f".{folder.name}.{os.getpid()}.old")
-    with contextlib.suppress(FileNotFoundError):
-        folder.rename(aside)
-    beside.rename(folder)
-    shutil.rmtree(aside, ignore_errors=True)
+    atomic.install(beside, folder, replace=True)
 
 
 def load(folder: str) -> tuple[EncoderDecoderModel, tuple[PreTrainedTokenizerBase, PreTrainedTokenizerBase]]:

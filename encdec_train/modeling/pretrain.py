@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from encdec_train import atomic
 from encdec_train.fingerprint import json_sha256
 
 if TYPE_CHECKING:
@@ -190,9 +191,4 @@ def _save(model: "BertForMaskedLM", tokenizer: "PreTrainedTokenizerBase", folder
     shutil.rmtree(beside, ignore_errors=True)
     model.save_pretrained(beside)
     tokenizer.save_pretrained(beside)
-    try:
-        beside.rename(folder)
-    except OSError:  # another process was faster; its checkpoint is the same and may be in use
-        if not folder.is_dir():
-            raise
-        shutil.rmtree(beside)
+    atomic.install(beside, folder, replace=False)  # another process's checkpoint is the same and may be in use

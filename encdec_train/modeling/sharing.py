@@ -17,10 +17,6 @@ def base_model(decoder: PreTrainedModel) -> PreTrainedModel:
 def share(model: EncoderDecoderModel, what: Share) -> int:
     """Make the decoder use the encoder's parameters, under both names.
 
-    Args:
-        model: A warm-started pair.
-        what: Nothing, the embeddings, or everything but the cross-attention.
-
     Returns:
         The number of parameters (elements) that now exist once instead of twice.
 

@@ -26,40 +26,23 @@ SHOWN_PARTS = 3  # of a folder's path
 
 @dataclass(frozen=True)
 class Half:
-    """What became of one half's parameters. Counts are elements, not tensors.
+    """What became of one half's parameters. Counts are elements, not tensors."""
 
-    Attributes:
-        name: `encoder` or `decoder`.
-        checkpoint: Where the loaded ones come from.
-        loaded: Taken from the checkpoint.
-        fresh: Initialised at random.
-        fresh_tensors: Their names.
-        unused_tensors: In the checkpoint, but not in the model.
-    """
-
-    name: str
-    checkpoint: str
-    loaded: int
-    fresh: int
-    fresh_tensors: Sequence[str]
-    unused_tensors: Sequence[str]
+    name: str  # `encoder` or `decoder`
+    checkpoint: str  # where the loaded ones come from
+    loaded: int  # taken from the checkpoint
+    fresh: int  # initialised at random
+    fresh_tensors: Sequence[str]  # their names
 
 
 @dataclass(frozen=True)
 class WarmStart:
-    """A model and the account of where its parameters come from.
+    """A model and the account of where its parameters come from."""
 
-    Attributes:
-        model: In train mode, float32, SDPA attention on both halves.
-        halves: Encoder and decoder.
-        shared: Parameters (elements) that both halves use.
-        total: Distinct parameters (elements).
-    """
-
-    model: EncoderDecoderModel
-    halves: tuple[Half, Half]
-    shared: int
-    total: int
+    model: EncoderDecoderModel  # in train mode, float32, SDPA attention on both halves
+    halves: tuple[Half, Half]  # encoder and decoder
+    shared: int  # parameters (elements) that both halves use
+    total: int  # distinct parameters (elements)
 
 
 def warm_start(
@@ -98,13 +81,8 @@ def build(
 ) -> WarmStart:
     """Build the pair and account for every parameter.
 
-    Args:
-        encoder: The encoder's checkpoint.
-        decoder: The decoder's checkpoint.
-        share: What the halves have in common.
-        init: Which halves start from their checkpoint.
-        seed: Of the fresh parameters; the caller's random state is left as it was.
-        dropouts: Hidden and attention dropout; None keeps the checkpoint's.
+    The seed is that of the fresh parameters; the caller's random state is left as it was. The dropouts are hidden and
+    attention dropout; None keeps the checkpoint's.
 
     Raises:
         ModelError: When weights cannot be loaded, or the halves cannot share.
@@ -158,7 +136,7 @@ def _load(source: Source, config: PretrainedConfig, auto: type, from_checkpoint:
             config, dtype=torch.float32, attn_implementation="sdpa", **options
         )
         fresh = [parameter for parameter, _ in model.named_parameters()]
-        return model, Half(name, "random", 0, _count(model, fresh), fresh, [])
+        return model, Half(name, "random", 0, _count(model, fresh), fresh)
     try:
         model, info = auto.from_pretrained(  # type: ignore[attr-defined]
             source.name,
@@ -176,21 +154,15 @@ def _load(source: Source, config: PretrainedConfig, auto: type, from_checkpoint:
         reason = str(error).strip().splitlines()[0].rstrip(".")
         raise ModelError(fault(source.key, "a checkpoint whose weights load", source.name, reason)) from error
     if info["mismatched_keys"]:
-        raise ModelError(
-            fault(
-                source.key,
-                "weights in the shapes of config.json",
-                source.name,
-                f"{len(info['mismatched_keys'])} differ, such as {min(key for key, *_ in info['mismatched_keys'])}",
-            )
-        )
+        reason = f"{len(info['mismatched_keys'])} differ, such as {min(key for key, *_ in info['mismatched_keys'])}"
+        raise ModelError(fault(source.key, "weights in the shapes of config.json", source.name, reason))
     fresh = sorted(set(info["missing_keys"]) & {parameter for parameter, _ in model.named_parameters()})
-    half = Half(name, source.name, 0, _count(model, fresh), fresh, sorted(info["unexpected_keys"]))
-    loaded = sum(p.numel() for p in model.parameters()) - half.fresh
+    num_fresh = _count(model, fresh)
+    loaded = sum(p.numel() for p in model.parameters()) - num_fresh
     if not loaded:
         expected = "a checkpoint of this architecture"
         raise ModelError(fault(source.key, expected, source.name, "none of its tensors fits"))
-    return model, Half(name, source.name, loaded, half.fresh, fresh, half.unused_tensors)
+    return model, Half(name, source.name, loaded, num_fresh, fresh)
 
 
 def _count(model: PreTrainedModel, names: Sequence[str]) -> int:

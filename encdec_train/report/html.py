@@ -5,6 +5,7 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
+from encdec_train import atomic
 from encdec_train.redact import redact_text
 from encdec_train.report.run_folder import RunRecord, Scores, curve, read_run
 from encdec_train.report.samples import Sample, mark_differences, pick_samples
@@ -26,21 +27,13 @@ _LOSS = "loss (nats a token)"
 
 
 def write_report(folder: Path) -> Path:
-    """Write `report.html` into a run folder, from the folder's files alone.
-
-    Args:
-        folder: A run folder; whatever it lacks is left out of the page.
-
-    Returns:
-        The file.
+    """Write `report.html` into a run folder, from its files alone; what it lacks is left out. Returns the file.
 
     Raises:
         DataError: The folder holds nothing of a run, or a file of it is damaged.
     """
-    page = render(read_run(folder))
-    beside = folder / f".{FILE_NAME}.tmp"
-    beside.write_text(page, encoding="utf-8", errors="replace")
-    return beside.replace(folder / FILE_NAME)
+    atomic.write(folder / FILE_NAME, render(read_run(folder)).encode(errors="replace"))
+    return folder / FILE_NAME
 
 
 def render(run: RunRecord) -> str:

@@ -1,6 +1,5 @@
 """`manifest.json`: what a result depends on besides its config. Commit, versions, hardware, command line and time."""
 
-import json
 import os
 import platform
 import subprocess
@@ -11,7 +10,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from encdec_train import __version__
+from encdec_train import __version__, atomic
 from encdec_train.redact import redact_command_line
 
 FILE_NAME = "manifest.json"
@@ -55,10 +54,7 @@ def write_manifest(folder: Path, extra: Mapping[str, object]) -> dict[str, Any]:
         "hardware": hardware(),
     }
     manifest = {**found, **extra}
-    folder.mkdir(parents=True, exist_ok=True)
-    beside = folder / f".{FILE_NAME}.tmp"
-    beside.write_text(json.dumps(manifest, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    beside.replace(folder / FILE_NAME)
+    atomic.write_json(folder / FILE_NAME, manifest)
     return manifest
 
 

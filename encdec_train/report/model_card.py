@@ -2,9 +2,11 @@
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from encdec_train.config import Init, Share, TrainConfig
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.\-]*(?:/[A-Za-z0-9][\w.\-]*)?")
 _HUB_METRIC = {"sacrebleu_uncased": "sacrebleu", "rouge1": "rouge", "rouge2": "rouge", "rougeL": "rouge",
@@ -13,47 +15,16 @@ _HUB_METRIC = {"sacrebleu_uncased": "sacrebleu", "rouge1": "rouge", "rouge2": "r
 
 @dataclass(frozen=True)
 class CardFacts:
-    """What a model card says.
+    """What a model card says besides the config. Folders and files are shown by the last part of their path."""
 
-    Attributes:
-        name: The run's name.
-        task: The task's name.
-        encoder: The checkpoint that the encoder started from: a Hub id or a folder (shown by its last part only).
-        decoder: The decoder's.
-        init: Which halves started from their checkpoint: `both`, `encoder`, `decoder` or `none`.
-        share: Which parameters the halves share: `none`, `embeddings` or `all`.
-        num_parameters: Distinct parameters.
-        steps: Optimizer steps of these weights.
-        num_examples: Pairs by split.
-        data_files: File by split, where the data came from files (shown by name only).
-        max_source_tokens: Longest source in training, special tokens included.
-        max_target_tokens: Longest target.
-        num_beams: Of the scores and of the exported generation settings.
-        length_penalty: Likewise.
-        max_new_tokens: Likewise, the end token included.
-        scores: As in `metrics.json`: split, metric, then `value`, `signature` and `ci95`.
-        has_decoder_tokenizer: Whether `decoder_tokenizer/` exists.
-        versions: Library versions.
-    """
-
-    name: str
-    task: str
-    encoder: str
-    decoder: str
-    init: str
-    share: str
-    num_parameters: int
-    steps: int
-    num_examples: Mapping[str, int]
-    data_files: Mapping[str, str]
-    max_source_tokens: int
-    max_target_tokens: int
-    num_beams: int
-    length_penalty: float
-    max_new_tokens: int
-    scores: Mapping[str, Mapping[str, Mapping[str, Any]]]
-    has_decoder_tokenizer: bool
-    versions: Mapping[str, str | None] = field(default_factory=dict)
+    name: str  # of the run
+    config: TrainConfig
+    num_parameters: int  # distinct ones
+    steps: int  # optimizer steps of these weights
+    num_examples: Mapping[str, int]  # pairs by split
+    scores: Mapping[str, Mapping[str, Mapping[str, Any]]]  # as in `metrics.json`: split, metric, value and the rest
+    has_decoder_tokenizer: bool  # whether `decoder_tokenizer/` exists
+    versions: Mapping[str, str | None]  # of libraries; None where one is not installed
 
 
 def model_card(facts: CardFacts) -> str:
@@ -74,7 +45,8 @@ def _front_matter(facts: CardFacts) -> str:
 
     bases = [half for half in dict.fromkeys(_warm_halves(facts)) if _is_hub_id(half)]
     metrics = dict.fromkeys(_HUB_METRIC.get(name, name) for split in facts.scores.values() for name in split)
-    values: dict[str, Any] = {"library_name": "transformers", "tags": ["encoder-decoder", "warm-start", facts.task]}
+    tags = ["encoder-decoder", "warm-start", facts.config.task.name]
+    values: dict[str, Any] = {"library_name": "transformers", "tags": tags}
     if bases:
         values["base_model"] = bases
     if metrics:
@@ -84,10 +56,10 @@ def _front_matter(facts: CardFacts) -> str:
 
 
 def _result(facts: CardFacts, split: str) -> dict[str, Any]:
-    scores = facts.scores[split]
+    scores, task = facts.scores[split], facts.config.task.name
     return {
-        "task": {"type": "text2text-generation", "name": facts.task},
-        "dataset": {"type": facts.task, "name": _short(facts.data_files.get(split, facts.task)), "split": split},
+        "task": {"type": "text2text-generation", "name": task},
+        "dataset": {"type": task, "name": _file(facts, split) or task, "split": split},
         "metrics": [
             {"type": _HUB_METRIC.get(name, name), "name": name, "value": round(found["value"], 2)}
             for name, found in scores.items()
@@ -96,25 +68,29 @@ def _result(facts: CardFacts, split: str) -> dict[str, Any]:
 
 
 def _origin(facts: CardFacts) -> str:
-    warm = _warm_halves(facts)
+    warm, model, task = _warm_halves(facts), facts.config.model, facts.config.task.name
+    encoder, decoder = f"`{_short(model.encoder)}`", f"`{_short(model.decoder)}`"
     started = {
-        "both": f"warm-started from `{_short(facts.encoder)}` (encoder) and `{_short(facts.decoder)}` (decoder)",
-        "encoder": f"with its encoder warm-started from `{_short(facts.encoder)}` and a decoder from random weights",
-        "decoder": f"with its decoder warm-started from `{_short(facts.decoder)}` and an encoder from random weights",
-    }.get(facts.init, "from random weights")
+        Init.both: f"warm-started from {encoder} (encoder) and {decoder} (decoder)",
+        Init.encoder: f"with its encoder warm-started from {encoder} and a decoder from random weights",
+        Init.decoder: f"with its decoder warm-started from {decoder} and an encoder from random weights",
+        Init.none: "from random weights",
+    }[model.init]
     shared = {
-        "all": " All parameters but the cross-attention are shared by the halves; the files hold them twice.",
-        "embeddings": " The halves share their embeddings; the files hold them twice.",
-    }.get(facts.share, "")
+        Share.all: " All parameters but the cross-attention are shared by the halves; the files hold them twice.",
+        Share.embeddings: " The halves share their embeddings; the files hold them twice.",
+        Share.none: "",
+    }[model.share]
     fresh = " The cross-attention starts from random weights." if warm else ""
     return (
-        f"A sequence-to-sequence model {started}, fine-tuned on `{facts.task}`: {facts.num_parameters:,} distinct "
+        f"A sequence-to-sequence model {started}, fine-tuned on `{task}`: {facts.num_parameters:,} distinct "
         f"parameters.{shared}{fresh} The method is that of [Rothe, Narayan and Severyn (2020)]"
         "(https://arxiv.org/abs/1907.12461)."
     )
 
 
 def _usage(facts: CardFacts) -> str:
+    decoding, max_source_tokens = facts.config.decoding, facts.config.task.max_source_tokens
     subfolder = ', subfolder="decoder_tokenizer"' if facts.has_decoder_tokenizer else ""
     return f"""```python
 from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
@@ -125,21 +101,28 @@ tokenizer = AutoTokenizer.from_pretrained(folder)
 decoder_tokenizer = AutoTokenizer.from_pretrained(folder{subfolder})
 
 texts = ["A source text."]
-inputs = tokenizer(texts, return_tensors="pt", padding=True, truncation=True, max_length={facts.max_source_tokens})
+inputs = tokenizer(texts, return_tensors="pt", padding=True, truncation=True, max_length={max_source_tokens})
 outputs = model.generate(inputs.input_ids, attention_mask=inputs.attention_mask)
 print(decoder_tokenizer.batch_decode(outputs, skip_special_tokens=True))
 ```
 
-Beam search with {facts.num_beams} beams, length penalty {facts.length_penalty:g} and at most \
-{facts.max_new_tokens} tokens is in `generation_config.json`; `generate` needs no further argument."""
+Beam search with {decoding.num_beams} beams, length penalty {decoding.length_penalty:g} and at most \
+{_longest_output(facts)} tokens is in `generation_config.json`; `generate` needs no further argument."""
 
 
 def _data(facts: CardFacts) -> str:
-    rows = [
-        [split, f"{count:,}", f"`{_short(facts.data_files[split])}`" if split in facts.data_files else ""]
-        for split, count in facts.num_examples.items()
-    ]
+    files = {split: _file(facts, split) for split in facts.num_examples}
+    rows = [[split, f"{n:,}", f"`{files[split]}`" if files[split] else ""] for split, n in facts.num_examples.items()]
     return _table(["split", "pairs", "file"], rows)
+
+
+def _file(facts: CardFacts, split: str) -> str:
+    name = getattr(facts.config.task, f"{split}_file", None)
+    return _short(name) if name else ""
+
+
+def _longest_output(facts: CardFacts) -> int:
+    return facts.config.decoding.max_new_tokens or facts.config.task.limits[1]
 
 
 def _scores(facts: CardFacts) -> str:
@@ -155,9 +138,10 @@ def _scores(facts: CardFacts) -> str:
 
 
 def _limits(facts: CardFacts) -> str:
+    longest_source, longest_target = facts.config.task.limits
     return "\n".join([
-        f"- Sources longer than {facts.max_source_tokens} tokens are cut; outputs end at {facts.max_new_tokens}. "
-        f"Training targets had at most {facts.max_target_tokens}.",
+        f"- Sources longer than {longest_source} tokens are cut; outputs end at {_longest_output(facts)}. "
+        f"Training targets had at most {longest_target}.",
         "- It writes what resembles its training targets. Names, numbers and facts can be wrong: check them.",
         "- It knows the languages, domains and biases of its checkpoints and of its training data, and no others.",
         "- The scores above are of one training run.",
@@ -171,8 +155,9 @@ def _recipe(facts: CardFacts) -> str:
 
 
 def _warm_halves(facts: CardFacts) -> list[str]:
-    halves = {"encoder": facts.encoder, "decoder": facts.decoder}
-    return [name for half, name in halves.items() if facts.init in {"both", half}]
+    model = facts.config.model
+    halves = {Init.encoder: model.encoder, Init.decoder: model.decoder}
+    return [name for half, name in halves.items() if model.init in {Init.both, half}]
 
 
 def _is_hub_id(name: str) -> bool:

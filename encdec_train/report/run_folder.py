@@ -1,12 +1,12 @@
 """Read back what a run has written, whatever of it is there."""
 
-import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from encdec_train.errors import DataError, fault
+from encdec_train.jsonl import parse_object, read_rows
 
 Row = Mapping[str, Any]
 Scores = Mapping[str, Mapping[str, Mapping[str, Any]]]
@@ -17,27 +17,16 @@ _KNOWN = ("config.yaml", "manifest.json", "metrics.jsonl", "metrics.json", "pred
 
 @dataclass(frozen=True)
 class RunRecord:
-    """What a run folder holds; what is missing is empty.
+    """What a run folder holds; what is missing is empty."""
 
-    Attributes:
-        name: The folder's name.
-        config: `config.yaml` as text.
-        manifest: `manifest.json`.
-        rows: `metrics.jsonl` in order of the file.
-        random_rows: The same of the baseline from random weights.
-        scores: Split, metric, then `value`, `signature` and `ci95`.
-        baselines: A `scores` for each baseline.
-        predictions: The prediction file of each split.
-    """
-
-    name: str
-    config: str
-    manifest: Row
-    rows: list[Row]
-    random_rows: list[Row]
-    scores: Scores
-    baselines: Mapping[str, Scores]
-    predictions: Mapping[str, Path]
+    name: str  # the folder's name
+    config: str  # `config.yaml` as text
+    manifest: Row  # `manifest.json`
+    rows: list[Row]  # `metrics.jsonl` in order of the file
+    random_rows: list[Row]  # the same of the baseline from random weights
+    scores: Scores  # split, metric, then `value`, `signature` and `ci95`
+    baselines: Mapping[str, Scores]  # a `scores` for each baseline
+    predictions: Mapping[str, Path]  # the prediction file of each split
 
 
 def read_run(folder: Path) -> RunRecord:
@@ -63,20 +52,6 @@ def read_run(folder: Path) -> RunRecord:
     )
 
 
-def read_rows(path: Path) -> Iterator[dict[str, Any]]:
-    """Yield the objects of a JSONL file; the end of a line that was never finished is left out.
-
-    Raises:
-        DataError: A whole line is no JSON object.
-    """
-    if not path.is_file():
-        return
-    with path.open(encoding="utf-8", errors="replace") as file:
-        for number, line in enumerate(file, start=1):
-            if line.endswith("\n") and line.strip():
-                yield _parse(line, f"{path}:{number}")
-
-
 def curve(rows: list[Row], name: str) -> list[tuple[float, float]]:
     """Return (step, value) of every row that has a number under a name."""
     return [
@@ -95,14 +70,4 @@ def _scored(splits: Mapping[str, Any]) -> Scores:
 
 
 def _read_json(path: Path) -> Row:
-    return _parse(path.read_text(encoding="utf-8", errors="replace"), str(path)) if path.is_file() else {}
-
-
-def _parse(text: str, where: str) -> dict[str, Any]:
-    try:
-        value = json.loads(text)
-    except ValueError as error:
-        raise DataError(fault(where, "a JSON object", None, f"it is damaged: {error}")) from error
-    if not isinstance(value, dict):
-        raise DataError(fault(where, "a JSON object", value))
-    return value
+    return parse_object(path.read_text(encoding="utf-8", errors="replace"), str(path)) if path.is_file() else {}

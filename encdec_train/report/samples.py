@@ -8,7 +8,7 @@ from html import escape
 from itertools import islice
 from pathlib import Path
 
-from encdec_train.report.run_folder import read_rows
+from encdec_train.jsonl import read_rows
 
 MAX_CHARACTERS = 1200  # of a text; a news article is cut
 _WORD = re.compile(r"\S+")
@@ -16,21 +16,13 @@ _WORD = re.compile(r"\S+")
 
 @dataclass(frozen=True)
 class Sample:
-    """One prediction.
+    """One prediction."""
 
-    Attributes:
-        id: Of the example.
-        source: What was rewritten.
-        prediction: What the model wrote.
-        reference: The closest of the references.
-        num_references: How many there are.
-    """
-
-    id: str
-    source: str
-    prediction: str
-    reference: str
-    num_references: int
+    id: str  # of the example
+    source: str  # what was rewritten
+    prediction: str  # what the model wrote
+    reference: str  # the closest of the references
+    num_references: int  # how many there are
 
 
 def pick_samples(path: Path, number: int) -> list[Sample]:

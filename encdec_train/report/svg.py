@@ -14,19 +14,12 @@ _Y_LABEL = 16  # more on the left, where y has a label
 
 @dataclass(frozen=True)
 class Series:
-    """One curve.
+    """One curve."""
 
-    Attributes:
-        name: Shown in tooltips.
-        points: (x, y), x ascending; y that is not finite is left out.
-        kind: The class of its strokes: `raw`, `train`, `validation`, `random`.
-        dots: Whether each point is shown, with its values in a tooltip.
-    """
-
-    name: str
-    points: Sequence[Point]
-    kind: str
-    dots: bool = False
+    name: str  # shown in tooltips
+    points: Sequence[Point]  # (x, y), x ascending; y that is not finite is left out
+    kind: str  # the class of its strokes: `raw`, `train`, `validation`, `random`
+    dots: bool = False  # whether each point is shown, with its values in a tooltip
 
 
 @dataclass(frozen=True)

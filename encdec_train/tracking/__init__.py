@@ -10,9 +10,9 @@ from pathlib import Path
 from encdec_train.config import TrackerName, TrackingConfig
 from encdec_train.redact import redact
 from encdec_train.tracking import csv_table, tensorboard_log, wandb_run
-from encdec_train.tracking.tracker import NoTracker, Tracker
+from encdec_train.tracking.tracker import Tracker
 
-__all__ = ["TRACKERS", "NoTracker", "Tracker", "start"]
+__all__ = ["TRACKERS", "Tracker", "start"]
 
 Builder = Callable[[TrackingConfig, Path, str, Mapping[str, object]], Tracker]
 
@@ -20,7 +20,7 @@ TRACKERS: dict[TrackerName, Builder] = {
     TrackerName.wandb: wandb_run.start,
     TrackerName.tensorboard: tensorboard_log.start,
     TrackerName.csv: csv_table.start,
-    TrackerName.none: lambda settings, folder, run_id, config: NoTracker(),
+    TrackerName.none: lambda settings, folder, run_id, config: Tracker(),
 }
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from encdec_train.config import TrackingConfig
-from encdec_train.tracking.tracker import Guarded, NoTracker, Tracker, warn_failure
+from encdec_train.tracking.tracker import Guarded, Tracker, warn_failure
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard.writer import SummaryWriter
@@ -20,11 +20,11 @@ def start(settings: TrackingConfig, folder: Path, run_id: str, config: Mapping[s
         import torch.utils.tensorboard  # noqa: F401 - whether it can be imported is known before training
     except ImportError as error:
         warn_failure("TensorBoard", error, "`pip install tensorboard` provides it.")
-        return NoTracker()
+        return Tracker()
     return Guarded(TensorBoardLog(folder / FOLDER_NAME, config), "TensorBoard", (OSError, RuntimeError, ValueError))
 
 
-class TensorBoardLog:
+class TensorBoardLog(Tracker):
     """Scalars by step and texts as tables.
 
     The writer is opened at the first step that is logged, so that a resumed run hides what an earlier process wrote

@@ -1,14 +1,13 @@
-"""The interface of trackers, and the two that tell nobody: `NoTracker`, and a `Guarded` one after it has failed."""
+"""What trackers can be told; `Tracker` itself tells nobody, and so does a `Guarded` one after it has failed."""
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Protocol
 
 from encdec_train import console
 from encdec_train.redact import redact_text
 
 
-class Tracker(Protocol):
-    """What a run tells somebody else while it trains."""
+class Tracker:
+    """What a run tells somebody else while it trains; whatever a tracker does not take goes nowhere."""
 
     def log(self, step: int, values: Mapping[str, float]) -> None:
         """Show values of one optimizer step; steps never go down within a process."""
@@ -20,20 +19,7 @@ class Tracker(Protocol):
         """Show the final scores and let go of files and processes; nothing may be logged afterwards."""
 
 
-class NoTracker:
-    """Tells nobody."""
-
-    def log(self, step: int, values: Mapping[str, float]) -> None:
-        """Do nothing."""
-
-    def log_examples(self, step: int, name: str, rows: Sequence[Mapping[str, str]]) -> None:
-        """Do nothing."""
-
-    def finish(self, summary: Mapping[str, float], failed: bool) -> None:
-        """Do nothing."""
-
-
-class Guarded:
+class Guarded(Tracker):
     """Passes everything on until the tracker fails once; then warns and tells nobody for the rest of the run."""
 
     def __init__(self, inner: Tracker, name: str, failures: tuple[type[Exception], ...], remedy: str = "") -> None:
@@ -45,8 +31,7 @@ class Guarded:
             failures: Everything that its library is known to raise; anything else is a defect of ours and is raised.
             remedy: What the warning advises, as a sentence.
         """
-        self._inner: Tracker = inner
-        self._name, self._failures, self._remedy = name, failures, remedy
+        self._inner, self._name, self._failures, self._remedy = inner, name, failures, remedy
 
     def log(self, step: int, values: Mapping[str, float]) -> None:
         """Log, or stop tracking."""
@@ -59,13 +44,13 @@ class Guarded:
     def finish(self, summary: Mapping[str, float], failed: bool) -> None:
         """Finish, or stop tracking."""
         self._attempt(lambda: self._inner.finish(summary, failed))
-        self._inner = NoTracker()
+        self._inner = Tracker()
 
     def _attempt(self, action: Callable[[], None]) -> None:
         try:
             action()
         except self._failures as error:
-            self._inner = NoTracker()
+            self._inner = Tracker()
             warn_failure(self._name, error, self._remedy)
 
 

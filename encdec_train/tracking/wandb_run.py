@@ -18,7 +18,7 @@ from encdec_train import console
 from encdec_train.config import TrackingConfig
 from encdec_train.redact import redact_text
 from encdec_train.tracking import wandb_setup
-from encdec_train.tracking.tracker import Guarded, NoTracker, Tracker, warn_failure
+from encdec_train.tracking.tracker import Guarded, Tracker, warn_failure
 
 if TYPE_CHECKING:
     import wandb
@@ -34,7 +34,7 @@ is_configured = wandb_setup.is_configured
 def start(settings: TrackingConfig, folder: Path, run_id: str, config: Mapping[str, object]) -> Tracker:
     """Open the run, or continue the one with this id; without key or network it is kept offline, to be synced later."""
     if wandb_setup.mode() == "disabled":
-        return NoTracker()
+        return Tracker()
     # Its own crash reports would be sent over the network and could name values of this process; tables to be
     # uploaded would be staged below the home folder, which a compute node may not let us write.
     os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
@@ -43,7 +43,7 @@ def start(settings: TrackingConfig, folder: Path, run_id: str, config: Mapping[s
         import wandb
     except ImportError as error:
         warn_failure("wandb", error, "`pip install wandb` provides it.")
-        return NoTracker()
+        return Tracker()
     failures = _failures()
     why_offline = wandb_setup.why_offline(wandb.Settings().base_url)
     try:
@@ -51,14 +51,14 @@ def start(settings: TrackingConfig, folder: Path, run_id: str, config: Mapping[s
         run, mode = _open(settings, folder, run_id, config, why_offline)
     except failures as error:
         warn_failure("wandb", error)
-        return NoTracker()
+        return Tracker()
     if mode == "online":
         console.say(f"wandb: {run.url}")
     sync = f"To upload it: wandb sync {shlex.quote(run.settings.sync_dir)}"
     return Guarded(WandbRun(run, sync if mode == "offline" else ""), "wandb", failures, sync)
 
 
-class WandbRun:
+class WandbRun(Tracker):
     """An open W&B run."""
 
     def __init__(self, run: "wandb.Run", last_words: str) -> None:

@@ -15,11 +15,9 @@ _DEFAULT_HOSTS = ("api.forge.coreweave.com", "api.wandb.ai")  # of wandb 0.31 an
 
 def is_configured() -> bool:
     """Tell whether this machine's user has set wandb up: a key, a mode, a netrc entry or a settings file."""
-    return mode() != "disabled" and bool(
-        any(os.environ.get(name) for name in ("WANDB_API_KEY", "WANDB_IDENTITY_TOKEN_FILE", "WANDB_MODE"))
-        or _settings()
-        or _netrc_has_key(_settings().get("base_url"))
-    )
+    settings = _settings()
+    wanted = os.environ.get("WANDB_MODE") or settings or _has_key(settings.get("base_url"))
+    return mode() != "disabled" and bool(wanted)
 
 
 def mode() -> str:
@@ -48,7 +46,7 @@ def _host(url: str) -> str:
     return urlsplit(url).hostname or url
 
 
-def _has_key(url: str) -> bool:
+def _has_key(url: str | None) -> bool:
     names = ("WANDB_API_KEY", "WANDB_IDENTITY_TOKEN_FILE")
     return any(os.environ.get(name) for name in names) or "api_key" in _settings() or _netrc_has_key(url)
 

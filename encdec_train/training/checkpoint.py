@@ -18,7 +18,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load, save
 
-from encdec_train import console
+from encdec_train import atomic, console
 from encdec_train.errors import CheckpointError, fault
 
 MANIFEST = "MANIFEST.json"
@@ -26,19 +26,12 @@ MANIFEST = "MANIFEST.json"
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A checkpoint that was read back and verified.
+    """A checkpoint that was read back and verified."""
 
-    Attributes:
-        step: The last step it holds.
-        weights: Distinct parameters by name.
-        optimizer: `<state>/<parameter>` tensors.
-        state: What the run keeps besides (plain JSON).
-    """
-
-    step: int
-    weights: dict[str, torch.Tensor]
-    optimizer: dict[str, torch.Tensor]
-    state: dict[str, Any]
+    step: int  # the last step it holds
+    weights: dict[str, torch.Tensor]  # distinct parameters by name
+    optimizer: dict[str, torch.Tensor]  # `<state>/<parameter>` tensors
+    state: dict[str, Any]  # what the run keeps besides (plain JSON)
 
 
 def folder_of(root: Path, step: int) -> Path:
@@ -49,14 +42,7 @@ def folder_of(root: Path, step: int) -> Path:
 def write(
     root: Path, step: int, model: torch.nn.Module, optimizer: torch.optim.Optimizer, state: Mapping[str, Any]
 ) -> Path:
-    """Write one checkpoint.
-
-    Args:
-        root: The run's `checkpoints` folder.
-        step: The step just finished.
-        model: Whose distinct parameters are kept.
-        optimizer: Whose state is kept.
-        state: Plain JSON values.
+    """Write one checkpoint into the run's `checkpoints` folder: distinct parameters, optimizer state, plain JSON.
 
     Raises:
         CheckpointError: When it cannot be written whole; the checkpoints before it are untouched.
@@ -78,25 +64,15 @@ def write(
     try:
         shutil.rmtree(beside, ignore_errors=True)
         beside.mkdir(parents=True)
-        for name, data in files.items():
-            _write_file(beside / name, data)
-        _write_file(beside / MANIFEST, json.dumps(manifest, indent=1).encode())
-        _sync_folder(beside)
-        shutil.rmtree(target, ignore_errors=True)
-        beside.rename(target)
-        _sync_folder(root)
+        for name, data in {**files, MANIFEST: json.dumps(manifest, indent=1).encode()}.items():
+            (beside / name).write_bytes(data)
+        atomic.install(beside, target, replace=True)
     except OSError as error:
         shutil.rmtree(beside, ignore_errors=True)
         size = sum(map(len, files.values()))
-        raise CheckpointError(
-            fault(
-                str(target),
-                f"room and rights for {size / 1e6:.1f} MB",
-                None,
-                str(error),
-                "Earlier checkpoints are untouched; make room and run the same command again",
-            )
-        ) from error
+        expected = f"room and rights for {size / 1e6:.1f} MB"
+        remedy = "Earlier checkpoints are untouched; make room and run the same command again"
+        raise CheckpointError(fault(str(target), expected, None, str(error), remedy)) from error
     return target
 
 
@@ -111,20 +87,13 @@ def read(folder: Path) -> Checkpoint:
         data = {name: (folder / name).read_bytes() for name in manifest}
         damaged = [name for name in manifest if hashlib.sha256(data[name]).hexdigest() != manifest[name]["sha256"]]
         if damaged:
-            raise CheckpointError(
-                fault(
-                    str(folder / damaged[0]),
-                    "the bytes that were written",
-                    None,
-                    "its SHA-256 differs from MANIFEST.json",
-                )
-            )
+            reason = "its SHA-256 differs from MANIFEST.json"
+            raise CheckpointError(fault(str(folder / damaged[0]), "the bytes that were written", None, reason))
         state = json.loads(data["state.json"])
         return Checkpoint(state["step"], load(data["model.safetensors"]), load(data["optimizer.safetensors"]), state)
     except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
-        raise CheckpointError(
-            fault(str(folder), "a whole checkpoint", None, f"{type(error).__name__}: {error}")
-        ) from error
+        reason = f"{type(error).__name__}: {error}"
+        raise CheckpointError(fault(str(folder), "a whole checkpoint", None, reason)) from error
 
 
 def steps(root: Path) -> list[int]:
@@ -146,15 +115,8 @@ def newest(root: Path) -> Checkpoint | None:
         except CheckpointError as error:
             console.warn(f"{error} Trying the one before it.")
     if found:
-        raise CheckpointError(
-            fault(
-                str(root),
-                "one whole checkpoint",
-                None,
-                f"all {len(found)} are damaged",
-                "Remove the run folder to start again",
-            )
-        )
+        reason, remedy = f"all {len(found)} are damaged", "Remove the run folder to start again"
+        raise CheckpointError(fault(str(root), "one whole checkpoint", None, reason, remedy))
     return None
 
 
@@ -195,18 +157,3 @@ def prune(root: Path, keep: set[int]) -> None:
 
 def _on_cpu(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     return {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
-
-
-def _write_file(path: Path, data: bytes) -> None:
-    with path.open("wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -10,12 +10,7 @@ from encdec_train.config import OptimConfig, OptimizerName, Schedule
 
 
 def build_optimizer(named_parameters: Iterable[tuple[str, nn.Parameter]], optim: OptimConfig) -> torch.optim.Optimizer:
-    """Build the optimizer, with weight decay on matrices only.
-
-    Args:
-        named_parameters: Distinct parameters; those without gradient are left out.
-        optim: The section of the config.
-    """
+    """Build the optimizer over distinct parameters that need a gradient, with weight decay on matrices only."""
     parameters = [(name, p) for name, p in named_parameters if p.requires_grad]
     decayed = [p for name, p in parameters if p.ndim > 1]
     plain = [p for name, p in parameters if p.ndim <= 1]

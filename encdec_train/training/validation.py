@@ -21,28 +21,14 @@ SUBSET_SEED = 0  # of the examples that are decoded: the same ones in every run,
 
 @dataclass(frozen=True)
 class Validation:
-    """What one validation found.
+    """What one validation found."""
 
-    Attributes:
-        values: `loss` (token mean in nats, no label smoothing) and the metrics' values.
-        examples: Source, prediction and reference of the decoded ones.
-    """
-
-    values: Mapping[str, float]
-    examples: Sequence[Mapping[str, str]]
+    values: Mapping[str, float]  # `loss` (token mean in nats, no label smoothing) and the metrics' values
+    examples: Sequence[Mapping[str, str]]  # source, prediction and reference of the decoded ones
 
 
 class Validator:
-    """Validates a module on one split.
-
-    Args:
-        split: The tokenised validation split.
-        codec: Start and pad ids, and back to text.
-        search: How to decode.
-        metrics: What to score.
-        num_decoded: How many examples are decoded; a random part fixed for all runs.
-        max_micro_tokens: The token budget of a micro-batch.
-    """
+    """Validates a module on one split; `num_decoded` examples are decoded, a random part fixed for all runs."""
 
     def __init__(
         self,

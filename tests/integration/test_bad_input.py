@@ -307,7 +307,7 @@ def test_an_evaluation_does_not_replace_a_run(finished: Path, encdec: Callable[.
          "evaluate: task.test_file: expected null, got 'test.jsonl'; the demo writes its own files. Add task=files."),
         (["score", "predictions=none.jsonl"],
          "score: predictions: expected a JSONL file of predictions, got 'none.jsonl'; there is no such file."),
-        (["score", "predictions=test.jsonl"], "score: test.jsonl:1:prediction: expected text, got"),
+        (["score", "predictions=test.jsonl"], "score: test.jsonl:line 1:prediction: expected text, got"),
     ],
 )  # fmt: skip
 def test_mistakes_with_a_finished_run(

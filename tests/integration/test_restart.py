@@ -1,6 +1,5 @@
 """The same command again: after the end, after Ctrl-C, as a sweep; and two runs that are equal to the byte."""
 
-import json
 import re
 import signal
 import subprocess
@@ -11,23 +10,12 @@ from types import ModuleType
 from typing import Any
 
 import pytest
+from results import load, losses, read
 
 from encdec_train.training.callbacks import EveryStep
 
 Encdec = Callable[..., Any]
 SHORT = ("trainer.max_steps=2", "run.name=short")
-
-
-def read(path: Path | str) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in Path(path).read_text(encoding="utf-8").splitlines()]
-
-
-def load(path: Path | str) -> Any:
-    return json.loads(Path(path).read_text(encoding="utf-8"))
-
-
-def losses(run: Path | str) -> list[float]:
-    return [row["train/loss"] for row in read(Path(run) / "metrics.jsonl") if "train/loss" in row]
 
 
 def test_the_same_command_again_changes_nothing(finished: Path, train: Encdec, shared: ModuleType) -> None:

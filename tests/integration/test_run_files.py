@@ -15,6 +15,7 @@ import pyarrow as pa
 import pytest
 import yaml
 from pyarrow import parquet
+from results import load, losses, read
 
 from encdec_train import config as config_module
 from encdec_train.compose import compose, valid_keys
@@ -24,18 +25,6 @@ from encdec_train.metrics.score import score
 Encdec = Callable[..., Any]
 METRICS = ["sacrebleu", "rouge1", "rouge2", "rougeL", "rougeLsum", "sari", "exact_match"]
 SHORT = ("trainer.max_steps=2", "run.name=short")
-
-
-def read(path: Path | str) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in Path(path).read_text(encoding="utf-8").splitlines()]
-
-
-def load(path: Path | str) -> Any:
-    return json.loads(Path(path).read_text(encoding="utf-8"))
-
-
-def losses(run: Path | str) -> list[float]:
-    return [row["train/loss"] for row in read(Path(run) / "metrics.jsonl") if "train/loss" in row]
 
 
 def test_the_run_folder_has_every_file_of_the_contract(finished_folder: Path) -> None:

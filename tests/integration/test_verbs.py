@@ -10,19 +10,12 @@ from types import ModuleType
 from typing import Any
 
 import pytest
+from results import load, read
 
 import encdec_train
 
 Encdec = Callable[..., Any]
 SHORT = ("trainer.max_steps=2", "run.name=short")
-
-
-def read(path: Path | str) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in Path(path).read_text(encoding="utf-8").splitlines()]
-
-
-def load(path: Path | str) -> Any:
-    return json.loads(Path(path).read_text(encoding="utf-8"))
 
 
 def test_score_prints_what_the_run_says(finished: Path, encdec: Encdec) -> None:

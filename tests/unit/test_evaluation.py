@@ -29,9 +29,10 @@ def test_the_test_splits_of_a_task_that_are_there() -> None:
 
 
 def test_scores_carry_the_names_of_the_task() -> None:
-    found = evaluation.scored(TEXTS, REFERENCES, SOURCES, ["rouge", "exact_match"], seed=0)
+    config = compose("score", ["predictions=x", "task.metrics=[rouge,exact_match]", "seed=3"])
+    found = evaluation.scored(TEXTS, session("test").splits["test"].rows, config)
     assert list(found) == ["rouge1", "rouge2", "rougeL", "rougeLsum", "exact_match"]
-    assert found == score_texts(TEXTS, REFERENCES, SOURCES, list(found), seed=0)
+    assert found == score_texts(TEXTS, REFERENCES, SOURCES, list(found), seed=3)
     assert found["exact_match"]["value"] == pytest.approx(100 * 2 / 3)
 
 
@@ -60,17 +61,6 @@ def test_the_table_of_scores() -> None:
         "hard   sari          2.00  1.00 to 3.00     1.00",
     ]
     assert len(evaluation.score_table(scores).splitlines()) == 5
-
-
-def test_json_is_written_whole_or_not_at_all(tmp_path: Path) -> None:
-    path = tmp_path / "deep" / "metrics.json"
-    evaluation.write_json(path, {"é": 1})
-    assert path.read_text(encoding="utf-8") == '{\n "é": 1\n}\n'
-    with pytest.raises(TypeError):
-        evaluation.write_json(path, {"x": {1, 2}})
-    assert json.loads(path.read_text(encoding="utf-8")) == {"é": 1}
-    evaluation.write_json(path, {"x": 2})
-    assert [file.name for file in path.parent.iterdir()] == ["metrics.json"]
 
 
 def predictions(path: Path, **changes: Any) -> Path:

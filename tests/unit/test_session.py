@@ -11,13 +11,15 @@ from encdec_train.compose import compose
 from encdec_train.config import Accelerator, TrainConfig
 from encdec_train.data.sources import splits_of
 from encdec_train.errors import ConfigError, DataError
+from encdec_train.modeling import export
 from encdec_train.session import (
     Session,
     checkpoint_fingerprints,
     device_type,
-    export_codec,
     micro_tokens,
+    open_export,
     open_session,
+    search_of,
     source_limit,
     warm_start,
     with_demo_checkpoint,
@@ -168,13 +170,24 @@ class Limited:
 )
 def test_the_export_says_how_long_a_source_is(asked: str, positions: list[int], said: float, limit: int) -> None:
     task = compose("generate", ["checkpoint=x", f"task.max_source_tokens={asked}"]).task
-    export: Any = Limited(positions, said)
-    assert source_limit(task, export, export) == limit
+    limited: Any = Limited(positions, said)
+    assert source_limit(task, limited, limited) == limit
 
 
-def test_an_export_decodes_with_its_own_special_ids(tiny_source: Any, new_model: Callable[..., Any]) -> None:
+def test_an_export_decodes_with_its_own_special_ids(
+    tiny_source: Any, new_model: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
     model, tokenizer = new_model(), tiny_source.tokenizer
     model.generation_config.eos_token_id = 7
-    codec = export_codec(model, (tokenizer, tokenizer))
+    model.generation_config.max_new_tokens = 11
+    monkeypatch.setattr(export, "load", {"here": (model, (tokenizer, tokenizer))}.get)
+    found = open_export(compose("generate", ["checkpoint=here", "task.max_source_tokens=9", "decoding.num_beams=3"]))
+    codec = found.codec
     assert (codec.decoder_start_id, codec.eos_id, codec.pad_id, codec.source_pad_id) == (2, 7, 0, 0)
     assert codec.encode_targets(["the"])[0][-1] == 7
+    assert (found.search.num_beams, found.search.max_new_tokens, found.max_source_tokens) == (3, 11, 9)
+
+
+def test_decoding_batches_hold_four_micro_batches(configured: Callable[..., Any]) -> None:
+    search = search_of(configured("data.max_micro_tokens=50", "decoding.num_beams=2"))
+    assert (search.num_beams, search.max_new_tokens, search.max_batch_tokens) == (2, 32, 200)

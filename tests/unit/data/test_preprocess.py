@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from encdec_train.config import Overlong
-from encdec_train.data import preprocess
+from encdec_train.data import preprocess, token_cache
 from encdec_train.data.load import Rows, load_file
 from encdec_train.data.preprocess import EncodedSplit, Limits, TextCodec, codec_fingerprint, encode_split
 from encdec_train.errors import ConfigError, DataError, ModelError
@@ -295,8 +295,8 @@ def test_a_full_disk_leaves_nothing_behind(
 def test_whoever_comes_second_leaves_the_first_ones_folder(
     rows: Rows, codec: TextCodec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, moment: str
 ) -> None:
-    place = f"{preprocess.__name__}.{moment}"
-    original, inodes = preprocess.shutil.rmtree if "rmtree" in moment else preprocess._encoded, []
+    place = "shutil.rmtree" if "rmtree" in moment else f"{preprocess.__name__}.{moment}"
+    original, inodes = shutil.rmtree if "rmtree" in moment else preprocess._encoded, []
 
     def overtaken(*args: Any, **options: Any) -> Any:
         monkeypatch.setattr(place, original)
@@ -341,7 +341,7 @@ def test_two_processes_that_build_at_once_leave_whole_caches(letters: TextCodec,
     assert [process.exitcode for process in processes] == [0, 0]
     folders = {tmp_path / "tokens" / f"k{index}" for index in range(NUM_ROUNDS)}
     assert set((tmp_path / "tokens").iterdir()) == folders
-    assert all(preprocess._open(folder, rows) is not None for folder in folders)
+    assert all(token_cache.read(folder, len(rows)) is not None for folder in folders)
 
 
 def test_a_split_is_pickled_by_the_name_of_its_file(codec: TextCodec, tmp_path: Path) -> None:

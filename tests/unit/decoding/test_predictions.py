@@ -93,15 +93,18 @@ def test_anybodys_file_can_be_read(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        (b"{", r"file.jsonl:2: expected a JSON object; Expecting"),
-        (b"\xff", r"file.jsonl:2: expected a JSON object; .*decode"),
-        (b"[1]", r"file.jsonl:2:prediction: expected text, got \[1\]"),
-        (b"{}", r"file.jsonl:2:prediction: expected text"),
-        (b'{"prediction": 1, "references": ["a"]}', r"file.jsonl:2:prediction: expected text"),
-        (b'{"prediction": "a"}', r"file.jsonl:2:references: expected a list of texts\.$"),
-        (b'{"prediction": "a", "references": []}', r"file.jsonl:2:references: expected a list of texts, got \[\]"),
-        (b'{"prediction": "a", "references": [1]}', r"file.jsonl:2:references: expected a list of texts, got \[1\]"),
-        (b'{"prediction": "a", "references": ["a"], "source": null}', r"file.jsonl:2:source: expected text"),
+        (b"{", r"l:line 2: expected a JSON object; Expecting"),
+        (b"\xff", r"l:line 2: expected UTF-8; byte 1 is 0xff. Save the file as UTF-8"),
+        (b"[1]", r"l:line 2: expected a JSON object; its type is list. Write one object a line"),
+        (b"{}", r"l:line 2:prediction: expected text"),
+        (b'{"prediction": 1, "references": ["a"]}', r"l:line 2:prediction: expected text"),
+        (b'{"prediction": "a"}', r"l:line 2:references: expected a list of texts\.$"),
+        (b'{"prediction": "a", "references": []}', r"l:line 2:references: expected a list of texts, got \[\]"),
+        (
+            b'{"prediction": "a", "references": [1]}',
+            r"l:line 2:references: expected a list of texts, got \[1\]",
+        ),
+        (b'{"prediction": "a", "references": ["a"], "source": null}', r"l:line 2:source: expected text"),
     ],
 )
 def test_a_line_that_is_no_prediction_is_named(line: bytes, message: str, tmp_path: Path) -> None:

@@ -1,11 +1,10 @@
 import pytest
 
-from encdec_train.metrics.exact import ExactMatchMetric
+from encdec_train.metrics.exact import EXACT_MATCH
 
 
 def share(predictions, references):
-    metric = ExactMatchMetric()
-    return metric.value(metric.statistics(predictions, references, None).sum(axis=0))
+    return EXACT_MATCH.value(EXACT_MATCH.statistics(predictions, references, None).sum(axis=0))
 
 
 def test_equal_text_matches_white_space_at_the_ends_aside():
@@ -27,4 +26,4 @@ def test_an_empty_prediction_matches_an_empty_reference_only():
 
 def test_the_signature():
     expected = "exact_match|nrefs:1|refs:any|case:mixed|strip:yes|version:1"
-    assert ExactMatchMetric().signature([["a"], ["b"]]) == expected
+    assert EXACT_MATCH.signature([["a"], ["b"]]) == expected

@@ -142,6 +142,22 @@ def test_an_export_replaces_the_one_before(new_model: Callable[..., Any], export
     assert torch.equal(load_file(folder / "model.safetensors")[name], model.get_parameter(name))
 
 
+def test_every_file_is_flushed_to_disk(
+    new_model: Callable[..., Any], exported: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    flushed: list[str] = []
+    fsync = os.fsync
+
+    def record(descriptor: int) -> None:
+        flushed.append(Path(f"/proc/self/fd/{descriptor}").readlink().name)
+        fsync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", record)
+    folder = exported(new_model(), BEAM)
+    assert {path.name for path in folder.iterdir()} <= set(flushed)
+    assert flushed[-1] == folder.parent.name  # that the folder has its name
+
+
 def test_greedy_with_a_length_penalty_can_be_saved(
     new_model: Callable[..., Any], exported: Callable[..., Path]
 ) -> None:

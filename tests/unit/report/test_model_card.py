@@ -3,25 +3,22 @@ from dataclasses import replace
 
 import pytest
 
+from encdec_train.compose import compose
+from encdec_train.config import Init, Share
 from encdec_train.report.model_card import CardFacts, model_card
 
 SIGNATURE = "nrefs:1|case:mixed|eff:no|tok:13a|smooth:exp|version:2.6.0"
+CONFIG = compose("train", [
+    "task=files", "task.train_file='/home/somebody/secret project/train.jsonl.gz'",
+    "task.max_source_tokens=128", "task.max_target_tokens=100", "model.encoder=google-bert/bert-base-cased",
+    "decoding.num_beams=4", "decoding.length_penalty=1.0", "decoding.max_new_tokens=90",
+])  # fmt: skip
 FACTS = CardFacts(
     name="wikisplit-bert2bert-3fa9c1",
-    task="wikisplit",
-    encoder="google-bert/bert-base-cased",
-    decoder="google-bert/bert-base-cased",
-    init="both",
-    share="none",
+    config=replace(CONFIG, task=replace(CONFIG.task, name="wikisplit")),
     num_parameters=247_363_386,
     steps=1500,
     num_examples={"train": 989_944, "test": 5000},
-    data_files={"train": "/home/somebody/secret project/train.jsonl.gz"},
-    max_source_tokens=128,
-    max_target_tokens=100,
-    num_beams=4,
-    length_penalty=1.0,
-    max_new_tokens=90,
     scores={
         "test": {
             "sacrebleu": {"value": 31.2345, "signature": SIGNATURE, "ci95": [30.4, 32.03]},
@@ -32,6 +29,11 @@ FACTS = CardFacts(
     has_decoder_tokenizer=False,
     versions={"torch": "2.13.0", "nothing": None},
 )
+
+
+def started_from(**changes):
+    """Change the model section of the facts."""
+    return replace(FACTS, config=replace(FACTS.config, model=replace(FACTS.config.model, **changes)))
 
 
 def front_matter(card):
@@ -76,21 +78,25 @@ def test_the_text_has_the_numbers_and_no_path_of_anybody():
 @pytest.mark.parametrize(
     ("change", "text", "base_model"),
     [
-        ({"init": "encoder"}, "encoder warm-started from `google-bert/bert-base-cased` and a decoder from random", 1),
-        ({"init": "decoder", "decoder": "gpt2"}, "decoder warm-started from `gpt2` and an encoder from random", 1),
-        ({"init": "both", "decoder": "gpt2"}, "(encoder) and `gpt2` (decoder)", 2),
-        ({"init": "none"}, "A sequence-to-sequence model from random weights, fine-tuned", 0),
+        (
+            {"init": Init.encoder},
+            "encoder warm-started from `google-bert/bert-base-cased` and a decoder from",
+            1,
+        ),
+        ({"init": Init.decoder, "decoder": "gpt2"}, "decoder warm-started from `gpt2` and an encoder from random", 1),
+        ({"init": Init.both, "decoder": "gpt2"}, "(encoder) and `gpt2` (decoder)", 2),
+        ({"init": Init.none}, "A sequence-to-sequence model from random weights, fine-tuned", 0),
         (
             {"encoder": "/data/my bert", "decoder": "/data/my bert"},
             "from `my bert` (encoder) and `my bert` (decoder)",
             0,
         ),
-        ({"share": "all"}, "All parameters but the cross-attention are shared", 1),
-        ({"share": "embeddings"}, "share their embeddings", 1),
+        ({"share": Share.all}, "All parameters but the cross-attention are shared", 1),
+        ({"share": Share.embeddings}, "share their embeddings", 1),
     ],
 )
 def test_where_the_weights_are_from(change, text, base_model):
-    card = model_card(replace(FACTS, **change))
+    card = model_card(started_from(**change))
     assert text in card
     assert len(front_matter(card).base_model or []) == base_model
 
@@ -98,7 +104,7 @@ def test_where_the_weights_are_from(change, text, base_model):
 def test_a_folder_is_not_taken_for_an_id_of_the_hub(tmp_path, monkeypatch):
     (tmp_path / "cache" / "bert").mkdir(parents=True)
     monkeypatch.chdir(tmp_path)
-    card = model_card(replace(FACTS, encoder="cache/bert", decoder="cache/bert"))
+    card = model_card(started_from(encoder="cache/bert", decoder="cache/bert"))
     assert front_matter(card).base_model is None
     assert "`bert`" in card
 

@@ -3,7 +3,7 @@ import json
 import pytest
 
 from encdec_train.errors import DataError
-from encdec_train.report.run_folder import curve, read_rows, read_run
+from encdec_train.report.run_folder import curve, read_run
 
 
 def test_everything_is_read(run_folder):
@@ -26,11 +26,6 @@ def test_what_is_missing_is_empty(tmp_path):
 def test_a_folder_of_something_else_is_refused(tmp_path):
     with pytest.raises(DataError, match=r"runs: expected a run folder, got .*it has none of config\.yaml"):
         read_run(tmp_path)
-
-
-def test_a_line_that_was_never_finished_is_left_out(tmp_path):
-    (tmp_path / "metrics.jsonl").write_text('{"step": 1}\n\n{"step": 2}\n{"step": 3', encoding="utf-8")
-    assert list(read_rows(tmp_path / "metrics.jsonl")) == [{"step": 1}, {"step": 2}]
 
 
 @pytest.mark.parametrize("line", ["{broken", "[1, 2]"])

@@ -24,9 +24,10 @@ from encdec_train.data.load import load_file
 from encdec_train.data.plan import BatchSize, Plan
 from encdec_train.data.preprocess import EncodedSplit, Limits, TextCodec, encode_split
 from encdec_train.decoding.search import SearchSettings
+from encdec_train.jsonl import read_rows
 from encdec_train.training import checkpoint as checkpoints
 from encdec_train.training.callbacks import EveryStep
-from encdec_train.training.metrics_log import MetricsLog, read_log
+from encdec_train.training.metrics_log import MetricsLog
 from encdec_train.training.module import Seq2SeqModule
 from encdec_train.training.trainer import fit
 from encdec_train.training.validation import Validator
@@ -118,7 +119,7 @@ class Made:
     @property
     def rows(self) -> list[dict[str, float]]:
         """The rows of metrics.jsonl, without clocks."""
-        rows = read_log(self.root / "metrics.jsonl")
+        rows = read_rows(self.root / "metrics.jsonl")
         return [{key: value for key, value in row.items() if not key.startswith("time/")} for row in rows]
 
     @property

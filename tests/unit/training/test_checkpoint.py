@@ -203,16 +203,16 @@ def test_a_write_that_is_killed_leaves_what_was_there(
 ) -> None:
     model, optimizer, root = trained
     written: list[str] = []
-    write_file = checkpoint._write_file
+    write_bytes = Path.write_bytes
 
     def dying(path: Path, data: bytes) -> None:
         if len(written) == num_files:
-            path.write_bytes(data[: len(data) // 2])
+            write_bytes(path, data[: len(data) // 2])
             raise KeyboardInterrupt  # no handler in `write`: what lies there stays, as after a kill
         written.append(path.name)
-        write_file(path, data)
+        write_bytes(path, data)
 
-    monkeypatch.setattr(checkpoint, "_write_file", dying)
+    monkeypatch.setattr(Path, "write_bytes", dying)
     with pytest.raises(KeyboardInterrupt):
         write(root, 5, model, optimizer, {})
     monkeypatch.undo()
@@ -231,7 +231,7 @@ def test_a_full_disk_is_one_clear_error(trained: Any, monkeypatch: pytest.Monkey
     def full(path: Path, data: bytes) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(checkpoint, "_write_file", full)
+    monkeypatch.setattr(Path, "write_bytes", full)
     message = r"step_00000004: expected room and rights for 0.0 MB; .*No space left on device\. Earlier checkpoints are"
     with pytest.raises(CheckpointError, match=message):
         write(root, 4, model, optimizer, {})

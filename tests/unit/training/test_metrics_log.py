@@ -5,7 +5,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from encdec_train.training.metrics_log import MetricsLog, read_log
+from encdec_train.jsonl import read_rows
+from encdec_train.training.metrics_log import MetricsLog
 
 
 def test_rows_written_out(tmp_path: Path, heard_of: Callable[..., Any]) -> None:
@@ -29,7 +30,7 @@ def test_going_on_cuts_what_is_about_to_be_made_again(tmp_path: Path) -> None:
     for step in (1, 2, 2, 3, 4):
         log.log(step, {"x": step / 2})
     MetricsLog(path, None, 2).log(3, {"x": 9.0})
-    assert read_log(path) == [
+    assert list(read_rows(path)) == [
         {"step": 1, "x": 0.5},
         {"step": 2, "x": 1.0},
         {"step": 2, "x": 1.0},
@@ -41,7 +42,7 @@ def test_going_on_cuts_what_is_about_to_be_made_again(tmp_path: Path) -> None:
 def test_half_a_line_is_no_row(tmp_path: Path) -> None:
     path = tmp_path / "metrics.jsonl"
     path.write_text('{"step": 1, "x": 1.0}\n{"step": 2, "x"')
-    assert read_log(path) == [{"step": 1, "x": 1.0}]
+    assert list(read_rows(path)) == [{"step": 1, "x": 1.0}]
     MetricsLog(path, None, 5).log(3, {"x": 3.0})
     assert [json.loads(line)["step"] for line in path.read_text().splitlines()] == [1, 3]
 
@@ -50,12 +51,12 @@ def test_starting_again_from_nothing_leaves_nothing(tmp_path: Path) -> None:
     path = tmp_path / "metrics.jsonl"
     MetricsLog(path, None, 0).log(1, {"x": 1.0})
     MetricsLog(path, None, 0)
-    assert read_log(path) == []
+    assert list(read_rows(path)) == []
 
 
-def test_without_a_path_only_the_listener_is_told(tmp_path: Path, heard_of: Callable[..., Any]) -> None:
+def test_without_a_path_only_the_tracker_is_told(tmp_path: Path, heard_of: Callable[..., Any]) -> None:
     heard = heard_of()
     MetricsLog(None, heard, 0).log(1, {"x": 1.0})
     assert heard.rows == [(1, {"x": 1.0})]
-    assert read_log(tmp_path / "metrics.jsonl") == []
+    assert list(read_rows(tmp_path / "metrics.jsonl")) == []
     MetricsLog(None, None, 0).log_examples(1, "validation", [])
