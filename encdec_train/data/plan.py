@@ -202,7 +202,7 @@ def _micro_batches(tokens: Ints, budget: int, num_ranks: int) -> list[tuple[int,
 
 
 def _fill(pairs: list[list[int]], budget: int) -> list[int]:
-    """Fill one micro-batch after the other; return their ends. Plain integers: numpy is slower on so few a call."""
+    """Fill one micro-batch after the other; return their ends. Plain integers: it is short runs, which numpy is slow on."""
     ends: list[int] = []
     longest_source = longest_target = rows = 0
     for position, (source, target) in enumerate(pairs):
