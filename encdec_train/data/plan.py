@@ -202,7 +202,7 @@ def _micro_batches(tokens: Ints, budget: int, num_ranks: int) -> list[tuple[int,
 
 
 def _fill(pairs: list[list[int]], budget: int) -> list[int]:
-    """Fill one micro-batch after the other; return their ends. Plain integers: it is short runs, which numpy is slow on."""
+    """Fill one micro-batch after the other; return their ends. In plain integers: numpy is slow on short runs."""
     ends: list[int] = []
     longest_source = longest_target = rows = 0
     for position, (source, target) in enumerate(pairs):
