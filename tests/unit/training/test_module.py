@@ -1,8 +1,5 @@
 """A step is the same however its examples are split, and its randomness is a function of where it is."""
 
-import multiprocessing
-import os
-import socket
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -12,7 +9,6 @@ import torch
 
 from encdec_train.batch import StepBatch
 from encdec_train.config import OptimConfig, Precision
-from encdec_train.data.plan import BatchSize, Plan
 from encdec_train.modeling import loss as loss_module
 from encdec_train.training import module as module_file
 from encdec_train.training.module import Seq2SeqModule, mix
@@ -60,46 +56,6 @@ def test_d05_the_update_does_not_depend_on_the_micro_batches(
             assert row == pytest.approx(expected, rel=1e-6)  # the logged sum is float32
         for p, q in zip(run.model.parameters(), runs[0].model.parameters(), strict=True):
             torch.testing.assert_close(p, q, rtol=1e-9, atol=1e-10)
-
-
-def run_rank(rank: int, port: int, run: Callable[[], Any], said: Any) -> None:
-    """Be one rank of two, as torchrun would start it."""
-    os.environ |= {
-        "RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "GROUP_RANK": "0",
-        "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "TORCHELASTIC_RUN_ID": "test",
-    }  # fmt: skip
-    made = run()
-    said.put((rank, made.rows, made.callback.progress, [p.detach().numpy() for p in made.model.parameters()]))
-
-
-@pytest.mark.parametrize("batch_examples", [8, 39])  # 39 of 40: the second step has one example for two ranks
-def test_d06_two_ranks_make_the_same_update_as_one(
-    batch_examples: int, new_model: Callable[..., Any], make_run: Callable[..., Any], plan: Plan, validator: Any
-) -> None:
-    options = {"plan": Plan(plan.lengths, 11, BatchSize(batch_examples, None)), "validator": validator,
-               "validate_every_steps": 3}  # fmt: skip
-    alone = make_run(new_model(dropout=0.0), 4, name="one", **options)
-    fork = multiprocessing.get_context("fork")
-    said = fork.Queue()
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-
-    def run() -> Any:
-        return make_run(new_model(dropout=0.0), 4, name="two", devices=2, **options)
-
-    ranks = [fork.Process(target=run_rank, args=(rank, port, run, said)) for rank in range(2)]
-    for process in ranks:
-        process.start()
-    found = sorted((said.get(timeout=60) for _ in ranks), key=lambda answer: answer[0])
-    for process in ranks:
-        process.join(timeout=60)
-    for row, expected in zip(found[0][1], alone.rows, strict=True):
-        assert row == pytest.approx(expected, rel=1e-4)
-    assert [answer[2].best_step for answer in found] == [alone.callback.progress.best_step] * 2
-    for p, q, expected in zip(found[0][3], found[1][3], alone.model.parameters(), strict=True):
-        assert (p == q).all()  # to the bit
-        torch.testing.assert_close(torch.from_numpy(p), expected, rtol=1e-3, atol=1e-5)
 
 
 def test_the_gradient_norm_is_of_the_global_mean_before_clipping(
