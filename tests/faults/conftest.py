@@ -49,8 +49,12 @@ class Server:
         self._log = log
         self._process = subprocess.Popen(
             [sys.executable, str(SERVER)],
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log.open("wb"), env=environment, start_new_session=True,
-        )  # fmt: skip
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=log.open("wb"),
+            env=environment,
+            start_new_session=True,
+        )
         self._answers = selectors.DefaultSelector()
         self._answers.register(self._process.stdout, selectors.EVENT_READ)
         self._answer(READY_SECONDS)

@@ -1,8 +1,8 @@
 """A process that has imported everything and forks a child for each rank of each start: a second, not eight.
 
-One line of JSON on stdin is one start, one line on stdout its end. A child is the command line and nothing else, but for
-one hook that ends it by a real SIGKILL at an exact point, and a trace of the examples that each finished step saw. No
-tensor exists and no second thread runs before a fork, which is checked: only then is a forked child as good as a new one.
+One line of JSON on stdin is one start, one line on stdout its end. A child is the command line and nothing else, but
+for one hook that ends it by a real SIGKILL at an exact point, and a trace of the examples that each finished step saw.
+No tensor exists and no second thread runs before a fork, which is checked: so a forked child is as good as a new one.
 """
 
 import importlib
@@ -224,7 +224,9 @@ def be_rank(order: Mapping[str, Any], rank: int) -> None:
         from encdec_train.cli import main
 
         status = main(order["argv"])
-    except BaseException:  # what a real process would print before it ends with 1
+    except SystemExit as stop:
+        status = stop.code if isinstance(stop.code, int) else 1
+    except BaseException:  # noqa: BLE001 (printed as a process of its own would)
         sys.excepthook(*sys.exc_info())
     finally:
         for stream in (sys.stdout, sys.stderr):
