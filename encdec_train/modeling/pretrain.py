@@ -23,7 +23,6 @@ FORMAT = 1  # part of the fingerprint: raise it when the same settings give anot
 SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 PAD, MASK, FIRST_WORD = SPECIAL.index("[PAD]"), SPECIAL.index("[MASK]"), len(SPECIAL)
 POOL_BATCHES = 20  # passages are sorted by length within pools of so many batches: little padding, still mixed
-NOT_A_WORD = 0.1  # share of the masked tokens that become a random token, and again of those that stay (Devlin 2019)
 
 Learner = Callable[[int, int, float], None]
 
@@ -37,13 +36,15 @@ class PretrainSettings:
     num_heads: int = 4
     intermediate_size: int = 512
     max_positions: int = 128
-    vocab_size: int = 1200
-    steps: int = 1300
+    vocab_size: int = 3000  # at most; the demo's 800 words are whole at 1,772 pieces
+    steps: int = 1800
     batch: int = 64  # passages
     lr: float = 2e-3
     warmup: float = 0.05  # share of the steps
     weight_decay: float = 0.01
-    mask_rate: float = 0.2
+    mask_rate: float = 0.3  # share of the tokens that are to be guessed
+    kept: float = 0.4  # share of those that are shown as they are; an encoder's states then say what stands where
+    replaced: float = 0.1  # share of those that are shown as another token; the rest as [MASK]
     seed: int = 0
 
 
@@ -179,9 +180,9 @@ def _masked_loss(model: "BertForMaskedLM", rows: list[list[int]], settings: Pret
     hidden_BS = (torch.rand(ids_BS.shape) < settings.mask_rate) & (ids_BS >= FIRST_WORD)
     hidden_BS[0, 1] = True  # at least one, so that the mean exists
     fate_BS = torch.rand(ids_BS.shape)
-    shown_BS = torch.where(hidden_BS & (fate_BS >= 2 * NOT_A_WORD), MASK, ids_BS)
+    shown_BS = torch.where(hidden_BS & (fate_BS >= settings.replaced + settings.kept), MASK, ids_BS)
     other_BS = torch.randint(FIRST_WORD, int(model.config.vocab_size), ids_BS.shape)
-    shown_BS = torch.where(hidden_BS & (fate_BS < NOT_A_WORD), other_BS, shown_BS)
+    shown_BS = torch.where(hidden_BS & (fate_BS < settings.replaced), other_BS, shown_BS)
     states_BSH: Any = model.bert(shown_BS, attention_mask=ids_BS != PAD).last_hidden_state
     return cross_entropy(model.cls(states_BSH[hidden_BS]), ids_BS[hidden_BS])
 
