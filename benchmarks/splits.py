@@ -61,7 +61,7 @@ SPLITS = [
     Split("1 rank: 8", 1, ONE_EXAMPLE),
     Split("2 ranks: 1 + 1", 2, lambda batch: [[half] for half in np.array_split(batch, 2)]),
     Split("2 ranks: 4 + 4", 2, ONE_EXAMPLE),
-    Split("2 ranks: 2 + 2, then 1 + 2", 2, 50),
+    Split("2 ranks: 2 + 2", 2, 50),
     Split("2 ranks: 1 + 3", 2, lambda batch: [[batch[:2]], np.array_split(batch[2:], 3)]),
     Split("2 ranks: 1 + none", 2, lambda batch: [[batch], []]),
     Split("2 ranks: none + 2", 2, lambda batch: [[], np.array_split(batch, 2)]),

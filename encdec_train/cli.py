@@ -5,14 +5,15 @@ Progress and messages go to stderr, what a script reads to stdout or to files.
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Sequence
 from typing import Any
 
-from encdec_train import console
+from encdec_train import console, distributed
 from encdec_train.config import TrainConfig
-from encdec_train.errors import ConfigError, EncDecError, fault
+from encdec_train.errors import ConfigError, EncDecError, StoppedError, fault
 
 HELP = """\
 encdec <verb> [key=value ...]
@@ -58,7 +59,7 @@ class _Arguments:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command and return its exit status: 0 done, 2 the user's, 130 Ctrl-C, 1 anything else."""
+    """Run one command and return its exit status: 0 done, 2 the user's, 130 Ctrl-C, 143 SIGTERM, 1 anything else."""
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # spinning threads starve each other on a busy machine (log.md)
     arguments = list(sys.argv[1:] if argv is None else argv)
     if not arguments or arguments[0] == "help" or {"--help", "-h"} & set(arguments):
@@ -72,7 +73,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         return _dispatch(arguments[0], arguments[1:])
     except EncDecError as error:
-        console.say(f"encdec {arguments[0]}: {error}")
+        rank = distributed.rank()
+        if not isinstance(error, StoppedError):  # that one is every rank's; others may be known to one rank alone
+            console.silence(False)
+        console.say(f"{f'rank {rank}: ' if rank else ''}encdec {arguments[0]}: {error}")
         return error.exit_status
     except KeyboardInterrupt:
         goes_on = "; the same command goes on from the last checkpoint" if arguments[0] == "train" else ""
@@ -157,8 +161,10 @@ def _multirun(arguments: _Arguments) -> int:
         console.say(f"\n[{number}/{len(jobs)}] encdec train {' '.join(job)}")
         command = [sys.executable, "-m", "encdec_train", "train", *flags, *job]
         status = subprocess.run(command, check=False)
-        if status.returncode in {130, -2}:
+        if status.returncode in {130, -signal.SIGINT}:
             raise KeyboardInterrupt
+        if status.returncode == 128 + signal.SIGTERM:
+            return status.returncode  # preempted: the jobs that are left are the next start's
         if status.returncode:
             failed.append(" ".join(job))
     console.say(f"\n{len(jobs) - len(failed)} of {len(jobs)} jobs are finished")

@@ -5,7 +5,7 @@ The only reader of `torch.distributed` and of `SLURM_*`. Without a process group
 
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, TypeVar
 
 if TYPE_CHECKING:
@@ -32,12 +32,21 @@ def world_size() -> int:
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
 
 
-def all_sum(values: "torch.Tensor") -> "torch.Tensor":
-    """Add a tensor over all ranks, in place; every rank must call it."""
+def start_sum(values: "torch.Tensor") -> Callable[[], object]:
+    """Start to add a tensor over all ranks, in place; every rank must call it.
+
+    Returns:
+        What waits until the sum is there.
+    """
     import torch.distributed as dist
 
-    if world_size() > 1:
-        dist.all_reduce(values)
+    work = dist.all_reduce(values, async_op=True) if world_size() > 1 else None
+    return work.wait if work is not None else lambda: None
+
+
+def all_sum(values: "torch.Tensor") -> "torch.Tensor":
+    """Add a tensor over all ranks, in place; every rank must call it."""
+    start_sum(values)()
     return values
 
 

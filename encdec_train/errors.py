@@ -4,6 +4,7 @@ Every message names the key, what was expected, what was received, why, and what
 """
 
 from collections.abc import Sequence
+from signal import Signals
 
 
 def fault(key: str, expected: str, received: object, reason: str = "", remedy: str = "") -> str:
@@ -64,3 +65,15 @@ class CheckpointError(EncDecError):
 
 class ClusterError(EncDecError):
     """The processes of a run cannot find or hear one another."""
+
+
+class StoppedError(EncDecError):
+    """A run that was asked to stop. Every rank has left the same step, which is saved.
+
+    Attributes:
+        exit_status: 128 + the signal's number: 143 for SIGTERM (preempted), 130 for Ctrl-C.
+    """
+
+    def __init__(self, why: Signals, step: int) -> None:
+        self.exit_status = 128 + why
+        super().__init__(f"stopped after step {step} by {why.name}; the same command goes on from there.")

@@ -111,7 +111,6 @@ def describe_start(config: TrainConfig, folder: RunFolder, session: Session, sta
     """Write `config.yaml` and `manifest.json`."""
     from encdec_train.report.manifest import write_manifest
 
-    (folder.path / "config.yaml").write_text(to_yaml(config), encoding="utf-8")
     halves = {half.name: {key: value for key, value in vars(half).items() if key != "name"} for half in started.halves}
     splits = {
         name: {
@@ -123,7 +122,8 @@ def describe_start(config: TrainConfig, folder: RunFolder, session: Session, sta
     }
     parameters = {"distinct": started.total, "shared": started.shared, **halves}
     extra = {"identity": folder.identity, "finished": False, "splits": splits, "parameters": parameters}
-    write_manifest(folder.path, extra)
+    write_manifest(folder.path, extra)  # first: it says whose folder this is
+    (folder.path / "config.yaml").write_text(to_yaml(config), encoding="utf-8")
 
 
 def planned(config: TrainConfig, session: Session) -> tuple["Plan", int]:
@@ -176,10 +176,11 @@ def fit(run: Run, started: "WarmStart", root: Path, *, quiet: bool = False) -> i
 
     log = MetricsLog(root / "metrics.jsonl" if distributed.rank() == 0 else None, None if quiet else run.tracker, done)
     every_step = EveryStep(trainer, checkpoints, log, validator(run), total, resumed)
-    if done < total and not (resumed and resumed.state["stopped"]):
+    todo = 0 if resumed and resumed.state["stopped"] else total - done
+    if todo or trainer.devices * trainer.num_nodes > 1:  # several ranks find one another there, also to decode
         module = Seq2SeqModule(started.model, config.optim, total, config.seed, trainer.precision)
         budget = micro_tokens(data.max_micro_tokens, device_type(trainer.accelerator))
-        loader = Seq2SeqDataModule(split, session.codec, plan, budget, (done, total), data.num_workers)
+        loader = Seq2SeqDataModule(split, session.codec, plan, budget, (done, done + todo), data.num_workers)
         fit_lightning(module, loader, every_step, trainer)
     return best_weights(started.model, checkpoints, every_step.progress) or every_step.step
 

@@ -81,6 +81,7 @@ class EveryStep(pl.Callback):
         if self._resumed is not None:
             checkpoints.restore_optimizer(cast(Seq2SeqModule, pl_module).model, trainer.optimizers[0], self._resumed)
         cast(Seq2SeqModule, pl_module).model.train()
+        cast(Seq2SeqModule, pl_module).stop_wish.listen()  # Lightning took SIGTERM a moment ago
         self._bar.__enter__()
         self._restart_clock()
 
@@ -95,10 +96,10 @@ class EveryStep(pl.Callback):
         """Run what is due after this step."""
         step = self.step = batch.step
         self._timed_tokens += batch.num_source_tokens + batch.num_target_tokens
-        last = step == self._total_steps
+        last, asked = step == self._total_steps, outputs["stop"] is not None
         logged = last or self._is_due(self._config.log_every_steps)
         validated = last or self._is_due(self._config.validate_every_steps)
-        saved = validated or self._is_due(self._config.checkpoint_every_steps)
+        saved = validated or asked or self._is_due(self._config.checkpoint_every_steps)
         if logged or saved:
             self._check_finite(outputs)
         if logged:
@@ -111,7 +112,7 @@ class EveryStep(pl.Callback):
             self._save(trainer, cast(Seq2SeqModule, pl_module), stop)
         if stop and not last:
             console.say(f"stop at step {step}: no better {self._config.best_metric} in {patience} validations")
-            trainer.should_stop = True
+        trainer.should_stop |= stop or asked
         if logged or saved:
             self._restart_clock()
 

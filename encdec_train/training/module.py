@@ -20,6 +20,7 @@ from encdec_train.config import OptimConfig, Precision
 from encdec_train.modeling.loss import loss_sum
 from encdec_train.modeling.precision import autocast
 from encdec_train.training.optim import build_optimizer, learning_rate
+from encdec_train.training.stop import SIGNALS, StopWish, agreed
 
 
 class Seq2SeqModule(pl.LightningModule):
@@ -39,23 +40,24 @@ class Seq2SeqModule(pl.LightningModule):
         super().__init__()
         self.automatic_optimization = False
         self.model = model
+        self.stop_wish = StopWish()
         self._optim, self._total_steps, self._seed, self._precision = optim, total_steps, seed, precision
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         """Build the optimizer over distinct parameters."""
         return build_optimizer(self.model.named_parameters(), self._optim)
 
-    def training_step(self, batch: StepBatch, batch_idx: int) -> dict[str, torch.Tensor | float]:
+    def training_step(self, batch: StepBatch, batch_idx: int) -> dict[str, Any]:
         """Make one update of the weights.
 
         Returns:
             `loss`, the global token mean in nats before the update; `grad_norm`, of the global gradient before
-            clipping; `lr`.
+            clipping; `lr`; `stop`, the signal that any rank noted, the same on all of them.
         """
         optimizer: Any = self.optimizers()
         optimizer.zero_grad()
         scale = distributed.world_size() / batch.num_target_tokens  # DDP averages over ranks; this undoes it
-        total = torch.zeros((), device=self.device)
+        shared = torch.zeros(1 + len(SIGNALS), dtype=torch.float64, device=self.device)
         last = len(batch.micro_batches) - 1
         for index, micro in enumerate(batch.micro_batches):
             self._seed_dropout(batch.step, index)
@@ -63,14 +65,17 @@ class Seq2SeqModule(pl.LightningModule):
                 with self.autocast():
                     summed = loss_sum(self.model, micro, self._optim.label_smoothing)
                 self.manual_backward(summed * scale)
-            total += summed.detach()
-        distributed.all_sum(total)
+            shared[0] += summed.detach()
+        shared[1:] = torch.tensor(self.stop_wish.counts())
+        wait = distributed.start_sum(shared)  # while the weights are updated
         lr = learning_rate(batch.step, self._total_steps, self._optim)
         for group in optimizer.param_groups:
             group["lr"] = lr
         grad_norm = self._clip(self.model.parameters())
         optimizer.step()
-        return {"loss": total / batch.num_target_tokens, "grad_norm": grad_norm, "lr": lr}
+        wait()
+        stop = agreed(shared[1:].tolist()) if distributed.world_size() > 1 else self.stop_wish.noted
+        return {"loss": shared[0] / batch.num_target_tokens, "grad_norm": grad_norm, "lr": lr, "stop": stop}
 
     def autocast(self) -> AbstractContextManager[object]:
         """Compute in the run's precision."""

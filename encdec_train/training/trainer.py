@@ -6,19 +6,24 @@ import warnings
 
 import pytorch_lightning as pl
 import torch
+from lightning_fabric.plugins.environments.slurm import SLURMEnvironment
 from pytorch_lightning.strategies import DDPStrategy, Strategy
 
+from encdec_train import distributed
 from encdec_train.config import Accelerator, TrainerConfig
 from encdec_train.data.datamodule import Seq2SeqDataModule
+from encdec_train.errors import StoppedError
 from encdec_train.training.callbacks import EveryStep
 from encdec_train.training.module import Seq2SeqModule
+from encdec_train.training.stop import agreed
 
 
 def fit(module: Seq2SeqModule, data: Seq2SeqDataModule, every_step: EveryStep, trainer: TrainerConfig) -> None:
     """Train until the last step of the plan, or until `every_step` stops.
 
     Raises:
-        KeyboardInterrupt: On Ctrl-C, which Lightning would turn into exit status 1.
+        StoppedError: When a rank was asked to stop; every rank has then left the same step, and it is saved.
+        KeyboardInterrupt: On a second Ctrl-C, which Lightning would turn into exit status 1.
     """
     for library in ("pytorch_lightning", "lightning_fabric"):
         logging.getLogger(library).setLevel(logging.ERROR)
@@ -34,18 +39,26 @@ def fit(module: Seq2SeqModule, data: Seq2SeqDataModule, every_step: EveryStep, t
         enable_progress_bar=False,
         enable_model_summary=False,
         use_distributed_sampler=False,
+        plugins=[SLURMEnvironment(auto_requeue=False)] if SLURMEnvironment.detect() else None,
     )
+    # Lightning would broadcast a flag of its own and wait for it every step; ours travels with the loss (known_defects
+    # R1, R10).
+    lightning.fit_loop.epoch_loop._broadcast_sigterm_tensor = lambda: None  # type: ignore[method-assign]
     with warnings.catch_warnings():
         # One item is a whole step and workers are the user's choice, so Lightning's advice on both is noise here.
         warnings.filterwarnings("ignore", message=".*does not have many workers.*")
         warnings.filterwarnings("ignore", message=".*isinstance.treespec, LeafSpec.*")
         try:
-            lightning.fit(module, datamodule=data)
+            with module.stop_wish as wish:
+                lightning.fit(module, datamodule=data)
+                counts = distributed.all_sum(torch.tensor(wish.counts(), device=module.device))
         except SystemExit as stop:
             if isinstance(stop.__context__, KeyboardInterrupt):
                 signal.signal(signal.SIGINT, signal.default_int_handler)  # Lightning leaves it ignored
                 raise KeyboardInterrupt from None
             raise
+    if (why := agreed(counts.tolist())) is not None:
+        raise StoppedError(why, every_step.step)
 
 
 def _strategy(trainer: TrainerConfig) -> Strategy | str:

@@ -105,19 +105,20 @@ def on_validation(step: int) -> None:
 
 
 def on_half_file(step: int) -> None:
-    """Leave half of the checkpoint's second file: the first was flushed, the manifest is still to come."""
+    """Leave half of the checkpoint's second file: the manifest is still to come."""
     from encdec_train.training import checkpoint
 
-    flushed = []
+    written = []
 
-    def count(descriptor: int) -> None:
+    def count(path: Path, data: bytes) -> None:
         if Clock.step == step:
-            flushed.append(descriptor)
-        if len(flushed) == 2:
-            os.ftruncate(descriptor, os.fstat(descriptor).st_size // 2)
+            written.append(path)
+        if len(written) == 2:
+            with path.open("wb") as file:
+                file.write(data[: len(data) // 2])
             die()
 
-    before(checkpoint, "write", lambda *_, **__: before(os, "fsync", count))
+    before(checkpoint, "write", lambda *_, **__: before(Path, "write_bytes", count))
 
 
 def on_checkpoint_rename(step: int) -> None:
@@ -128,6 +129,31 @@ def on_prune(step: int) -> None:
     from encdec_train.training import checkpoint
 
     before(checkpoint, "prune", die_at(step))
+
+
+def on_sigterm(step: int) -> None:
+    _signalled_within(step, signal.SIGTERM, 1)
+
+
+def on_ctrl_c(step: int) -> None:
+    _signalled_within(step, signal.SIGINT, 1)
+
+
+def on_ctrl_c_twice(step: int) -> None:
+    _signalled_within(step, signal.SIGINT, 2)
+
+
+def _signalled_within(step: int, number: int, times: int) -> None:
+    """Signal this process alone, while a step computes its loss."""
+    from encdec_train.training import module
+
+    left = [number] * times
+
+    def act(*_: Any, **__: Any) -> None:
+        while left and Clock.step == step:
+            os.kill(os.getpid(), left.pop())
+
+    before(module, "loss_sum", act)
 
 
 def on_barrier(step: int) -> None:

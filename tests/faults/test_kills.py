@@ -11,16 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from faults.runs import BASE, DROPOUT, STEPS, read, tensors
 
-STEPS = 12  # epochs of 8, 8, 8, 8 and 1 pairs end at steps 5 and 10
-BASE = (
-    "task=files", "task.train_file=train.jsonl", "task.validation_file=validation.jsonl", "task.test_file=test.jsonl",
-    "task.max_source_tokens=16", "task.max_target_tokens=16", "model.encoder=bert", "run.cache_dir=cache",
-    "tracking=none", "trainer.accelerator=cpu", f"trainer.max_steps={STEPS}", "trainer.validate_every_steps=4",
-    "trainer.checkpoint_every_steps=2", "data.batch_examples=8", "data.max_micro_tokens=64", "optim.lr=1e-2",
-    "optim.warmup_steps=0", "decoding.num_beams=1", "decoding.max_new_tokens=8",
-)  # fmt: skip
-DROPOUT = ("model.dropout=0.1", "model.attention_dropout=0.1")
 TABLE = Path(__file__).parents[2] / "docs" / "results" / "kills.md"
 COLUMNS = ("killed", "ranks", "killed ones", "status of the other", "steps made again", "tensors that differ", "of")
 HEADER = f"| {' | '.join(COLUMNS)} |\n{'|---' * len(COLUMNS)}|\n"
@@ -69,19 +61,12 @@ CASES = [
     Case("twice at the same point", [("half_file", 8), ("half_file", 8)], 4),
 ]
 BASELINE = "within the baseline of random weights"
-BROKEN = {  # found by these tests; a mark goes with its cause
-    ("before there is a manifest", 1): "config.yaml without manifest.json is taken for a stranger's folder",
-    ("before the predictions are written", 2): "two ranks with no step left make no process group",
-    ("before the export is renamed", 2): "two ranks with no step left make no process group",
-    (BASELINE, 2): "two ranks with no step left make no process group",
-}
 
 
-def marked(name: str, ranks: int, victims: Sequence[Sequence[int]], *case: object) -> Any:
-    """Make a parameter, expected to fail where the package is known to be wrong."""
-    reason = BROKEN.get((name, ranks))
+def named(name: str, ranks: int, victims: Sequence[Sequence[int]], *case: object) -> Any:
+    """Make a parameter with a name that can be read."""
     words = f"{name}, {which(victims)} of {ranks}".replace(" ", "_")
-    return pytest.param(*case, ranks, victims, id=words, marks=[pytest.mark.xfail(reason=reason)] if reason else [])
+    return pytest.param(*case, ranks, victims, id=words)
 
 
 def which(victims: Sequence[Sequence[int]]) -> str:
@@ -89,26 +74,9 @@ def which(victims: Sequence[Sequence[int]]) -> str:
     return ", then ".join(" and ".join(map(str, ranks)) for ranks in dict.fromkeys(map(tuple, victims)))
 
 
-ONE_RANK = [marked(c.name, 1, [(0,)] * len(c.points), c) for c in CASES if c.victims != [OTHER]]
-TWO_RANKS = [marked(c.name, 2, victims, c) for c in CASES for victims in c.victims]
-BASELINES = [marked(BASELINE, 1, [(0,)]), marked(BASELINE, 2, BOTH)]
-
-
-def read(path: Path) -> list[dict[str, Any]]:
-    """Read `metrics.jsonl` without what measures the wall."""
-    rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-    return [{key: value for key, value in row.items() if not key.startswith("time/")} for row in rows]
-
-
-def tensors(path: Path) -> dict[str, tuple[Any, bytes]]:
-    """Read the weights of the export, and weights and optimizer state of every checkpoint, as bytes."""
-    from safetensors.numpy import load_file
-
-    found = {}
-    for file in sorted([*path.glob("export/*.safetensors"), *path.glob("checkpoints/step_*/*.safetensors")]):
-        for name, value in load_file(file).items():
-            found[f"{file.relative_to(path)}:{name}"] = (value.dtype.str, value.shape, value.tobytes())
-    return found
+ONE_RANK = [named(c.name, 1, [(0,)] * len(c.points), c) for c in CASES if c.victims != [OTHER]]
+TWO_RANKS = [named(c.name, 2, victims, c) for c in CASES for victims in c.victims]
+BASELINES = [named(BASELINE, 1, [(0,)]), named(BASELINE, 2, BOTH)]
 
 
 def others(path: Path) -> dict[str, bytes]:

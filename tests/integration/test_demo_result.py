@@ -30,9 +30,11 @@ def scores(run: Path) -> dict[str, Any]:
     return json.loads((run / "metrics.json").read_text(encoding="utf-8"))
 
 
-def first_validation(log: Path) -> float:
+def validation_at(log: Path, step: int) -> float:
     rows = [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines()]
-    return next(row["validation/exact_match"] for row in rows if "validation/exact_match" in row)
+    return next(
+        row["validation/exact_match"] for row in rows if row["step"] == step and "validation/exact_match" in row
+    )
 
 
 def exact(split: dict[str, Any]) -> float:
@@ -40,14 +42,21 @@ def exact(split: dict[str, Any]) -> float:
 
 
 def test_the_demo_learns(scores: dict[str, Any]) -> None:
-    # A floor that a broken demo does not reach, below the spread over seeds and machines (docs/results/demo.md).
-    assert exact(scores["test"]) >= 75
+    # Three seeds gave 92.7 to 93.3 (docs/results/demo.md).
+    assert exact(scores["test"]) >= 85
+
+
+def test_the_warm_start_wins(scores: dict[str, Any]) -> None:
+    # By 36 to 41 on the test split and 5 to 7 on unseen words, over three seeds.
+    random = scores["baselines"]["random"]
+    assert exact(scores["test"]) > exact(random["test"]) + 20
+    assert exact(scores["test_unseen_words"]) > exact(random["test_unseen_words"])
 
 
 def test_the_warm_start_learns_sooner(run: Path) -> None:
-    # At the end random weights come close (docs/results/demo.md); a third of the way they are far behind.
-    warm, random = (first_validation(path / "metrics.jsonl") for path in (run, run / "baseline_random"))
-    assert warm > random + 20
+    # Half-way: 84 to 85.5 against 0 to 0.5.
+    warm, random = (validation_at(path / "metrics.jsonl", 200) for path in (run, run / "baseline_random"))
+    assert warm > random + 50
 
 
 def test_copying_fails(scores: dict[str, Any]) -> None:

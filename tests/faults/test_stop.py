@@ -1,0 +1,71 @@
+"""Asked to stop: every rank leaves the same step with a checkpoint, whichever rank was told, and goes on from there."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from faults.runs import BASE, DROPOUT, read, tensors
+
+RUN = (*BASE, *DROPOUT, "run.name=run")
+
+
+@pytest.fixture(scope="module")
+def undisturbed(new_run: Callable[..., Any]) -> Callable[[int], Any]:
+    made: dict[int, Any] = {}
+
+    def run(ranks: int) -> Any:
+        if ranks not in made:
+            made[ranks] = new_run(*RUN)
+            made[ranks].finish(ranks)
+        return made[ranks]
+
+    return run
+
+
+def steps(run: Any) -> list[str]:
+    return sorted(path.name for path in Path(run.path, "checkpoints").iterdir())
+
+
+@pytest.mark.parametrize(
+    ("signalled", "status", "name"), [("sigterm", 143, "SIGTERM"), ("ctrl_c", 130, "SIGINT")], ids=["sigterm", "ctrl_c"]
+)
+@pytest.mark.parametrize(("ranks", "told"), [(1, [0]), (2, [0]), (2, [1]), (2, [0, 1])])
+def test_all_ranks_stop_after_the_same_step(
+    signalled: str,
+    status: int,
+    name: str,
+    ranks: int,
+    told: list[int],
+    new_run: Callable[..., Any],
+    undisturbed: Callable[[int], Any],
+) -> None:
+    expected, run = undisturbed(ranks), new_run(*RUN)
+    end = run.start(ranks, signalled, 7, told)
+    assert end.statuses == [status] * ranks, "\n".join(end.err)
+    assert end.err[0].count(f"encdec train: stopped after step 7 by {name}; the same command goes on from there.") == 1
+    assert "Traceback" not in "".join(end.err)
+    assert steps(run)[-1] == "step_00000007"
+    run.finish(ranks)
+    assert run.num_finished_steps() == 12  # none was made again
+    ours, theirs = tensors(run.path), tensors(expected.path)
+    assert [key for key in theirs if key.startswith("export") and ours[key] != theirs[key]] == []
+    assert read(run.path / "metrics.jsonl") == read(expected.path / "metrics.jsonl")
+
+
+def test_a_signal_in_the_last_step_leaves_the_scores_to_the_next_start(new_run: Callable[..., Any]) -> None:
+    run = new_run(*RUN)
+    end = run.start(1, "sigterm", 12, [0])
+    assert end.statuses == [143], end.err[0]
+    assert steps(run)[-1] == "step_00000012"
+    assert not (run.path / "metrics.json").exists()
+    run.finish(1)
+    assert run.num_finished_steps() == 12
+
+
+def test_a_second_ctrl_c_does_not_wait_for_the_step(new_run: Callable[..., Any]) -> None:
+    run = new_run(*RUN)
+    end = run.start(1, "ctrl_c_twice", 7, [0])
+    assert end.statuses == [130], end.err[0]
+    assert "stopped by Ctrl-C; the same command goes on from the last checkpoint" in end.err[0]
+    assert steps(run)[-1] == "step_00000006"
