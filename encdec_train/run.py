@@ -108,8 +108,8 @@ def make(config: TrainConfig, folder: RunFolder, sources: Mapping[str, SplitSour
 
 
 def describe_start(config: TrainConfig, folder: RunFolder, session: Session, started: "WarmStart") -> None:
-    """Write `config.yaml` and `manifest.json`."""
-    from encdec_train.report.manifest import write_manifest
+    """Write `config.yaml` and `manifest.json`, which keeps the first start as it was and lists those that went on."""
+    from encdec_train.report.manifest import start, write_manifest
 
     halves = {half.name: {key: value for key, value in vars(half).items() if key != "name"} for half in started.halves}
     splits = {
@@ -122,7 +122,9 @@ def describe_start(config: TrainConfig, folder: RunFolder, session: Session, sta
     }
     parameters = {"distinct": started.total, "shared": started.shared, **halves}
     extra = {"identity": folder.identity, "finished": False, "splits": splits, "parameters": parameters}
-    write_manifest(folder.path, extra)  # first: it says whose folder this is
+    before = folder.manifest()
+    again = {"started_again": [*before.get("started_again", []), start()]} if before else {}
+    write_manifest(folder.path, {**before, **extra, **again})  # first: it says whose folder this is
     (folder.path / "config.yaml").write_text(to_yaml(config), encoding="utf-8")
 
 

@@ -43,11 +43,8 @@ def write_manifest(folder: Path, extra: Mapping[str, object]) -> dict[str, Any]:
     Returns:
         What was written.
     """
-    program = Path(sys.argv[0]).name
     found: dict[str, Any] = {
-        "started_utc": datetime.now(UTC).isoformat(timespec="seconds"),
-        "command_line": redact_command_line(["encdec" if program == "__main__.py" else program, *sys.argv[1:]]),
-        "git": git_state(Path(__file__).parent),
+        **start(),
         "python": platform.python_version(),
         "platform": platform.platform(),
         "versions": versions(),
@@ -56,6 +53,16 @@ def write_manifest(folder: Path, extra: Mapping[str, object]) -> dict[str, Any]:
     manifest = {**found, **extra}
     atomic.write_json(folder / FILE_NAME, manifest)
     return manifest
+
+
+def start() -> dict[str, Any]:
+    """Describe how this process was started: `started_utc`, `command_line` without secrets, `git` (of this code)."""
+    program = Path(sys.argv[0]).name
+    return {
+        "started_utc": datetime.now(UTC).isoformat(timespec="seconds"),
+        "command_line": redact_command_line(["encdec" if program == "__main__.py" else program, *sys.argv[1:]]),
+        "git": git_state(Path(__file__).parent),
+    }
 
 
 def versions() -> dict[str, str | None]:
