@@ -69,8 +69,7 @@ def out(text: str) -> None:
     try:
         _write_encodable(sys.stdout, text + "\n")
     except BrokenPipeError:
-        # What is still buffered is flushed at exit and would complain again (Python's own advice, "Note on SIGPIPE").
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _send_to_nowhere(sys.stdout)
         sys.exit(1)
 
 
@@ -184,8 +183,17 @@ def _is_terminal(stream: TextIO | None) -> bool:
 
 
 def _write(stream: TextIO | None, text: str) -> None:
-    with contextlib.suppress(OSError):
+    try:
         _write_encodable(stream, text)
+    except OSError:
+        with contextlib.suppress(OSError):  # a stream of a test or a notebook has no descriptor
+            _send_to_nowhere(stream)
+
+
+def _send_to_nowhere(stream: TextIO | None) -> None:
+    """Drop what is still buffered, which the exit would flush and fail at (Python's own advice, "Note on SIGPIPE")."""
+    if stream is not None:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 def _write_encodable(stream: TextIO | None, text: str) -> None:

@@ -7,11 +7,13 @@ from typing import Any
 import pytest
 from faults.runs import BASE, read
 
-FEW = ("trainer.max_steps=4", "trainer.validate_every_steps=2")
+FEW = ("model.dropout=0", "model.attention_dropout=0", "trainer.max_steps=4", "trainer.validate_every_steps=2")
 
 
 def numbers(run: Any) -> list[tuple[int, float | None]]:
-    return [(row["step"], row.get("train/loss", row.get("validation/loss"))) for row in read(run.path / "metrics.jsonl")]
+    return [
+        (row["step"], row.get("train/loss", row.get("validation/loss"))) for row in read(run.path / "metrics.jsonl")
+    ]
 
 
 @pytest.mark.parametrize(

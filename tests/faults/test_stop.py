@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 from faults.runs import BASE, DROPOUT, read, tensors
+from results import load
 
 RUN = (*BASE, *DROPOUT, "run.name=run")
 
@@ -48,6 +49,9 @@ def test_all_ranks_stop_after_the_same_step(
     assert steps(run)[-1] == "step_00000007"
     run.finish(ranks)
     assert run.num_finished_steps() == 12  # none was made again
+    manifest = load(run.path / "manifest.json")
+    [again] = manifest["started_again"]
+    assert manifest["started_utc"] <= again["started_utc"]
     ours, theirs = tensors(run.path), tensors(expected.path)
     assert [key for key in theirs if key.startswith("export") and ours[key] != theirs[key]] == []
     assert read(run.path / "metrics.jsonl") == read(expected.path / "metrics.jsonl")
