@@ -184,6 +184,11 @@ class OptimConfig:
     eps: float = _within(0)
     label_smoothing: float = _within(0, below=1)
     max_grad_norm: float | None = _within(0)  # of the global gradient; null: no clipping
+    freeze: list[str]  # parameters that stay as they are, by name with `*`, as in `encoder.*`
+    freeze_warm_steps: int = _within(0)  # so long only what was initialised at random learns
+    fresh_lr_factor: float = _within(0)  # of the learning rate, for what was initialised at random
+    layer_decay: float = _within(0, 1)  # of the learning rate, a layer further from the output
+    average_last: int = _within(1)  # checkpoints whose mean is taken in the end; 1: the best validation's
 
 
 @dataclass(kw_only=True)
@@ -196,6 +201,7 @@ class TrainerConfig:
     num_nodes: int = _within(1)
     accelerator: Accelerator
     precision: Precision
+    gradient_checkpointing: bool  # compute activations again instead of keeping them: less memory
     validate_every_steps: int | None = _within(1)
     checkpoint_every_steps: int | None = _within(1)  # besides each validation and the last step
     log_every_steps: int = _within(1)

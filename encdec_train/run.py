@@ -162,14 +162,19 @@ def fit(run: Run, started: "WarmStart", root: Path, *, quiet: bool = False) -> i
     """
     from encdec_train.data.datamodule import Seq2SeqDataModule
     from encdec_train.training import checkpoint
-    from encdec_train.training.callbacks import EveryStep, best_weights
+    from encdec_train.training.callbacks import EveryStep, final_weights
     from encdec_train.training.metrics_log import MetricsLog
     from encdec_train.training.module import Seq2SeqModule
+    from encdec_train.training.optim import freeze, fresh_names
     from encdec_train.training.trainer import fit as fit_lightning
 
     config, session, checkpoints = run.config, run.session, root / "checkpoints"
     data, trainer, split = config.data, config.trainer, session.splits["train"]
     plan, total = planned(config, session)
+    freeze(started.model, config.optim.freeze)
+    if trainer.gradient_checkpointing:
+        for half in (started.model.encoder, started.model.decoder):
+            half.activation_checkpointing_enable({"use_reentrant": False})
     resumed = checkpoint.newest(checkpoints)
     done = resumed.step if resumed else 0
     if resumed is not None:
@@ -180,11 +185,13 @@ def fit(run: Run, started: "WarmStart", root: Path, *, quiet: bool = False) -> i
     every_step = EveryStep(trainer, checkpoints, log, validator(run), total, resumed)
     todo = 0 if resumed and resumed.state["stopped"] else total - done
     if todo or trainer.devices * trainer.num_nodes > 1:  # several ranks find one another there, also to decode
-        module = Seq2SeqModule(started.model, config.optim, total, config.seed, trainer.precision)
+        fresh = fresh_names(started)
+        module = Seq2SeqModule(started.model, config.optim, total, config.seed, trainer.precision, fresh)
         budget = micro_tokens(data.max_micro_tokens, device_type(trainer.accelerator))
         loader = Seq2SeqDataModule(split, session.codec, plan, budget, (done, done + todo), data.num_workers)
         fit_lightning(module, loader, every_step, trainer)
-    return best_weights(started.model, checkpoints, every_step.progress) or every_step.step
+    average = config.optim.average_last
+    return final_weights(started.model, checkpoints, every_step.progress, average) or every_step.step
 
 
 def validator(run: Run) -> "Validator | None":

@@ -192,12 +192,17 @@ def _progress(metric: str, resumed: Checkpoint | None) -> Progress:
     return Progress(metric)
 
 
-def best_weights(model: torch.nn.Module, folder: Path, progress: Progress) -> int | None:
-    """Load the best validation's weights; without a validation the model keeps its last ones.
+def final_weights(model: torch.nn.Module, folder: Path, progress: Progress, average_last: int) -> int | None:
+    """Load the mean of the last checkpoints, or the best validation's weights; without one the model keeps its last.
 
     Returns:
-        The step that was loaded, or None.
+        The step that was loaded (the last of several), or None.
     """
+    if average_last > 1:
+        found = checkpoints.steps(folder)[-average_last:]
+        checkpoints.restore_mean(model, [checkpoints.read(checkpoints.folder_of(folder, step)) for step in found])
+        console.say(f"the weights are the mean of steps {', '.join(map(str, found))}")
+        return found[-1]
     if progress.best_step is None:
         return None
     try:

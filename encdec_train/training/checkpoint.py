@@ -9,8 +9,8 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -135,6 +135,15 @@ def restore_weights(model: torch.nn.Module, checkpoint: Checkpoint) -> None:
     with torch.no_grad():
         for name, p in parameters.items():
             p.copy_(checkpoint.weights[name])
+
+
+def restore_mean(model: torch.nn.Module, several: Sequence[Checkpoint]) -> None:
+    """Copy the mean of several checkpoints' weights into a model, in float64 (as Vaswani et al. 2017, 6.1)."""
+    means = {
+        name: torch.stack([one.weights[name].double() for one in several]).mean(dim=0).float()
+        for name in several[0].weights
+    }
+    restore_weights(model, replace(several[-1], weights=means))
 
 
 def restore_optimizer(model: torch.nn.Module, optimizer: torch.optim.Optimizer, checkpoint: Checkpoint) -> None:

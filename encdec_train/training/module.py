@@ -32,20 +32,28 @@ class Seq2SeqModule(pl.LightningModule):
         total_steps: Steps of the whole run.
         seed: Of the run; dropout masks are a function of it, the step, the rank and the micro-batch.
         precision: What is computed in; weights stay float32.
+        fresh: Names of the parameters that were initialised at random.
     """
 
     def __init__(
-        self, model: EncoderDecoderModel, optim: OptimConfig, total_steps: int, seed: int, precision: Precision
+        self,
+        model: EncoderDecoderModel,
+        optim: OptimConfig,
+        total_steps: int,
+        seed: int,
+        precision: Precision,
+        fresh: frozenset[str] = frozenset(),
     ) -> None:
         super().__init__()
         self.automatic_optimization = False
         self.model = model
         self.stop_wish = StopWish()
         self._optim, self._total_steps, self._seed, self._precision = optim, total_steps, seed, precision
+        self._fresh = fresh
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         """Build the optimizer over distinct parameters."""
-        return build_optimizer(self.model.named_parameters(), self._optim)
+        return build_optimizer(self.model.named_parameters(), self._optim, self._fresh)
 
     def training_step(self, batch: StepBatch, batch_idx: int) -> dict[str, Any]:
         """Make one update of the weights.
@@ -70,7 +78,9 @@ class Seq2SeqModule(pl.LightningModule):
         wait = distributed.start_sum(shared)  # while the weights are updated
         lr = learning_rate(batch.step, self._total_steps, self._optim)
         for group in optimizer.param_groups:
-            group["lr"] = lr
+            group["lr"] = lr * group["scale"]
+        if batch.step <= self._optim.freeze_warm_steps:
+            self._drop_warm_gradients()
         grad_norm = self._clip(self.model.parameters())
         optimizer.step()
         wait()
@@ -80,6 +90,12 @@ class Seq2SeqModule(pl.LightningModule):
     def autocast(self) -> AbstractContextManager[object]:
         """Compute in the run's precision."""
         return autocast(self._precision, self.device.type)
+
+    def _drop_warm_gradients(self) -> None:
+        """Leave what was loaded as it is: without a gradient the optimizer does not see it, nor does clipping."""
+        for name, p in self.model.named_parameters():
+            if name not in self._fresh:
+                p.grad = None
 
     def _clip(self, parameters: Iterable[torch.nn.Parameter]) -> torch.Tensor:
         limit = self._optim.max_grad_norm

@@ -1,24 +1,98 @@
 """Optimizer and learning rate, both functions of our own step."""
 
 import math
-from collections.abc import Iterable
+import re
+from collections.abc import Iterable, Sequence
+from fnmatch import fnmatchcase
 
 import torch
 from torch import nn
 
 from encdec_train.config import OptimConfig, OptimizerName, Schedule
+from encdec_train.errors import ConfigError, fault
+from encdec_train.modeling.warm_start import WarmStart
+
+LAYER = re.compile(r"\.(?:layers?|h)\.(\d+)\.")
+EMBEDDING = re.compile(r"embed|\.wte\.|\.wpe\.")
 
 
-def build_optimizer(named_parameters: Iterable[tuple[str, nn.Parameter]], optim: OptimConfig) -> torch.optim.Optimizer:
-    """Build the optimizer over distinct parameters that need a gradient, with weight decay on matrices only."""
+def build_optimizer(
+    named_parameters: Iterable[tuple[str, nn.Parameter]], optim: OptimConfig, fresh: frozenset[str] = frozenset()
+) -> torch.optim.Optimizer:
+    """Build the optimizer over distinct parameters that need a gradient, with weight decay on matrices only.
+
+    Args:
+        named_parameters: As the model names them.
+        optim: The section of the config.
+        fresh: Names of those that were initialised at random.
+
+    Returns:
+        An optimizer whose groups have a `scale`, which multiplies the learning rate.
+    """
     parameters = [(name, p) for name, p in named_parameters if p.requires_grad]
-    decayed = [p for name, p in parameters if p.ndim > 1]
-    plain = [p for name, p in parameters if p.ndim <= 1]
-    groups = [{"params": decayed, "weight_decay": optim.weight_decay}, {"params": plain, "weight_decay": 0.0}]
+    scales = lr_scales([name for name, _ in parameters], optim, fresh)
+    members: dict[tuple[bool, float], list[nn.Parameter]] = {}
+    for name, p in parameters:
+        members.setdefault((p.ndim > 1, scales[name]), []).append(p)
+    groups = [
+        {"params": members[key], "weight_decay": optim.weight_decay if key[0] else 0.0, "scale": key[1]}
+        for key in sorted(members, reverse=True)
+    ]
     options = {"lr": optim.lr, "betas": (optim.beta1, optim.beta2), "eps": optim.eps}
     if optim.name is OptimizerName.adam:
-        return torch.optim.Adam([group for group in groups if group["params"]], **options)  # type: ignore[arg-type]
-    return torch.optim.AdamW([group for group in groups if group["params"]], **options)  # type: ignore[arg-type]
+        return torch.optim.Adam(groups, **options)  # type: ignore[arg-type]
+    return torch.optim.AdamW(groups, **options)  # type: ignore[arg-type]
+
+
+def lr_scales(names: Sequence[str], optim: OptimConfig, fresh: frozenset[str] = frozenset()) -> dict[str, float]:
+    """Return what the learning rate of each parameter is multiplied by.
+
+    A half's output side (head, last norm) has 1, its last layer `layer_decay`, the one before `layer_decay ** 2`, and
+    its embeddings the smallest, as in BEiT (Bao et al. 2021). What is fresh has `fresh_lr_factor` besides.
+    """
+    layers = {name: int(found[1]) for name in names if (found := LAYER.search(name))}
+    depths: dict[str, int] = {}
+    for name, layer in layers.items():
+        depths[_half(name)] = max(depths.get(_half(name), 0), layer + 1)
+
+    def distance(name: str) -> int:
+        depth = depths.get(_half(name), 0)
+        if name in layers:
+            return depth - layers[name]
+        return depth + 1 if EMBEDDING.search(name) else 0
+
+    return {
+        name: optim.layer_decay ** distance(name) * (optim.fresh_lr_factor if name in fresh else 1) for name in names
+    }
+
+
+def _half(name: str) -> str:
+    return name.partition(".")[0]
+
+
+def fresh_names(started: WarmStart) -> frozenset[str]:
+    """Name the model's parameters that were initialised at random."""
+    known = {name for name, _ in started.model.named_parameters()}
+    named = {f"{half.name}.{name}" for half in started.halves for name in half.fresh_tensors}
+    return frozenset(known & (named | {name for half in started.halves for name in half.fresh_tensors}))
+
+
+def freeze(model: nn.Module, patterns: Sequence[str]) -> None:
+    """Keep the parameters that match a pattern from learning.
+
+    Raises:
+        ConfigError: When a pattern matches none, or nothing is left to learn.
+    """
+    parameters = dict(model.named_parameters())
+    for pattern in patterns:
+        matching = [p for name, p in parameters.items() if fnmatchcase(name, pattern)]
+        if not matching:
+            reason, remedy = f"no parameter is called so; there is {next(iter(parameters))}", "`*` stands for anything"
+            raise ConfigError(fault("optim.freeze", "names of parameters", pattern, reason, remedy))
+        for p in matching:
+            p.requires_grad_(False)
+    if not any(p.requires_grad for p in parameters.values()):
+        raise ConfigError(fault("optim.freeze", "something left to learn", list(patterns)))
 
 
 def learning_rate(step: int, total_steps: int, optim: OptimConfig) -> float:

@@ -39,6 +39,7 @@ def optim() -> OptimConfig:
     return OptimConfig(
         name=OptimizerName.adamw, lr=2e-3, schedule=Schedule.linear, warmup_steps=3, weight_decay=0.1, beta1=0.9,
         beta2=0.99, eps=1e-8, label_smoothing=0.0, max_grad_norm=1.0,
+        freeze=[], freeze_warm_steps=0, fresh_lr_factor=1.0, layer_decay=1.0, average_last=1,
     )  # fmt: skip
 
 
@@ -47,6 +48,7 @@ def section() -> TrainerConfig:
     """The section `trainer`, with nothing but the last step's validation and checkpoint."""
     return TrainerConfig(
         max_steps=None, max_epochs=None, devices=1, num_nodes=1, accelerator=Accelerator.cpu, precision=Precision.fp32,
+        gradient_checkpointing=False,
         validate_every_steps=None, checkpoint_every_steps=None, log_every_steps=1, keep_last=100, best_metric="loss",
         patience_validations=None, decoded_examples=4,
     )  # fmt: skip
@@ -146,6 +148,7 @@ def make_run(
         used, budget = options.pop("optim", optim), options.pop("budget", 60)
         validator, watch = options.pop("validator", None), options.pop("watch", None)
         used_plan, num_workers = options.pop("plan", plan), options.pop("num_workers", 0)
+        fresh = options.pop("fresh", frozenset())
         trainer = replace(section, **options)
         resumed = checkpoints.newest(root / "checkpoints")
         done = resumed.step if resumed else 0
@@ -153,7 +156,7 @@ def make_run(
             checkpoints.restore_weights(model, resumed)
         log = MetricsLog(root / "metrics.jsonl" if distributed.rank() == 0 else None, heard, done)
         callback = EveryStep(trainer, root / "checkpoints", log, validator, steps, resumed)
-        module = Seq2SeqModule(model, used, steps, 11, trainer.precision)
+        module = Seq2SeqModule(model, used, steps, 11, trainer.precision, fresh)
         if watch is not None:
             step = module.training_step
 

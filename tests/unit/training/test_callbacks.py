@@ -13,7 +13,7 @@ from encdec_train.config import OptimConfig
 from encdec_train.errors import EncDecError
 from encdec_train.training import callbacks
 from encdec_train.training import checkpoint as checkpoints
-from encdec_train.training.callbacks import Progress, best_weights
+from encdec_train.training.callbacks import Progress, final_weights
 
 
 def steps_with(made: Any, key: str) -> list[int]:
@@ -151,7 +151,7 @@ def test_the_best_weights_are_loaded(new_model: Callable[..., Any], make_run: Ca
     script = Scripted("loss", [2.0, 1.0, 3.0])
     made = make_run(new_model(), 6, validate_every_steps=2, validator=script)
     last = {name: p.clone() for name, p in made.model.named_parameters()}
-    assert best_weights(made.model, made.root / "checkpoints", made.callback.progress) == 4
+    assert final_weights(made.model, made.root / "checkpoints", made.callback.progress, 1) == 4
     best = checkpoints.read(checkpoints.folder_of(made.root / "checkpoints", 4)).weights
     assert all(torch.equal(p, best[name]) for name, p in made.model.named_parameters())
     assert not all(torch.equal(p, last[name]) for name, p in made.model.named_parameters())
@@ -162,7 +162,7 @@ def test_without_a_validation_the_last_weights_stay(
 ) -> None:
     made = make_run(new_model(), 2)
     last = {name: p.clone() for name, p in made.model.named_parameters()}
-    assert best_weights(made.model, tmp_path / "nothing", made.callback.progress) is None
+    assert final_weights(made.model, tmp_path / "nothing", made.callback.progress, 1) is None
     assert all(torch.equal(p, last[name]) for name, p in made.model.named_parameters())
 
 
@@ -173,7 +173,7 @@ def test_a_damaged_best_checkpoint_leaves_the_last_weights(
     last = {name: p.clone() for name, p in made.model.named_parameters()}
     weights = checkpoints.folder_of(made.root / "checkpoints", 4) / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-8])
-    assert best_weights(made.model, made.root / "checkpoints", made.callback.progress) is None
+    assert final_weights(made.model, made.root / "checkpoints", made.callback.progress, 1) is None
     assert all(torch.equal(p, last[name]) for name, p in made.model.named_parameters())
     assert "The weights of the last step are kept instead of the best validation's." in capsys.readouterr().err
 
@@ -241,3 +241,13 @@ def test_other_ranks_write_nothing(
 ) -> None:
     monkeypatch.setattr(callbacks.distributed, "rank", lambda: 1)
     assert make_run(new_model(), 1).checkpoints == []
+
+
+def test_the_last_checkpoints_are_averaged(new_model: Callable[..., Any], make_run: Callable[..., Any]) -> None:
+    made = make_run(new_model(), 6, checkpoint_every_steps=2)
+    kept = [checkpoints.read(path).weights for path in sorted((made.root / "checkpoints").iterdir())]
+    assert len(kept) == 3
+    assert final_weights(made.model, made.root / "checkpoints", made.callback.progress, 2) == 6
+    for name, p in made.model.named_parameters():
+        torch.testing.assert_close(p.detach(), (kept[1][name] + kept[2][name]) / 2)
+        assert not p.equal(kept[2][name])

@@ -132,3 +132,22 @@ def test_shared_parameters_are_optimised_once(new_model: Callable[..., Any], opt
     built = Seq2SeqModule(model, optim, 5, 0, Precision.fp32).configure_optimizers()
     held = [p for group in built.param_groups for p in group["params"]]
     assert len(held) == len({id(p) for p in held}) == len(list(model.parameters()))
+
+
+def test_gradient_checkpointing_changes_no_number_and_computes_layers_twice(
+    new_model: Callable[..., Any], make_run: Callable[..., Any]
+) -> None:
+    runs, calls = [], []
+    for recompute in (False, True):
+        model, count = new_model(dropout=0.1), [0]
+        for half in (model.encoder, model.decoder):
+            if recompute:
+                half.gradient_checkpointing_enable({"use_reentrant": False})
+        model.encoder.encoder.layer[0].attention.register_forward_hook(
+            lambda *_, count=count: count.__setitem__(0, count[0] + 1)
+        )
+        runs.append(make_run(model, 3, name=f"again{recompute}", budget=10_000))
+        calls.append(count[0])
+    assert runs[0].losses == runs[1].losses
+    assert all(p.equal(q) for p, q in zip(runs[0].model.parameters(), runs[1].model.parameters(), strict=True))
+    assert calls == [3, 6]

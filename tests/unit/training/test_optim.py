@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from encdec_train.config import OptimConfig, OptimizerName, Schedule
-from encdec_train.training.optim import build_optimizer, learning_rate, warmup_steps
+from encdec_train.errors import ConfigError
+from encdec_train.training.optim import build_optimizer, freeze, learning_rate, lr_scales, warmup_steps
 
 
 def rates(optim: OptimConfig, total: int) -> list[float]:
@@ -75,3 +76,60 @@ def test_its_settings_are_the_configs(name: OptimizerName, kind: type, optim: Op
     assert isinstance(built, kind)
     assert isinstance(built, torch.optim.AdamW) == (name is OptimizerName.adamw)
     assert {(group["lr"], group["betas"], group["eps"]) for group in built.param_groups} == {(2e-3, (0.9, 0.99), 1e-8)}
+
+
+def test_layers_further_from_the_output_learn_more_slowly(optim: OptimConfig) -> None:
+    names = [
+        "encoder.embeddings.word_embeddings.weight", "encoder.encoder.layer.0.output.dense.weight",
+        "encoder.encoder.layer.2.output.dense.weight", "encoder.encoder.layer.10.output.dense.weight",
+        "decoder.transformer.wte.weight", "decoder.transformer.h.0.attn.c_attn.weight",
+        "decoder.transformer.h.1.crossattention.c_attn.weight", "decoder.transformer.ln_f.weight",
+        "decoder.lm_head.bias",
+    ]  # fmt: skip
+    used = replace(optim, layer_decay=0.5, fresh_lr_factor=10.0)
+    found = lr_scales(names, used, frozenset({names[6], names[8]}))
+    assert list(found.values()) == [2**-12, 2**-11, 2**-9, 2**-1, 2**-3, 2**-2, 10 * 2**-1, 1, 10]
+    assert set(lr_scales(names, optim).values()) == {1}
+
+
+def test_the_scale_reaches_the_update(new_model: Any, make_run: Any, optim: OptimConfig) -> None:
+    before = new_model(dropout=0.0)
+    plain, slow = (
+        make_run(new_model(dropout=0.0), 1, name=name, optim=used).model
+        for name, used in (("plain", optim), ("slow", replace(optim, layer_decay=0.25)))
+    )
+    start, moved, less = ({name: p.detach() for name, p in m.named_parameters()} for m in (before, plain, slow))
+    scales = lr_scales(list(start), replace(optim, layer_decay=0.25))
+    assert sorted(set(scales.values()))[-2:] == [0.25, 1]
+    for name, scale in scales.items():
+        torch.testing.assert_close(less[name] - start[name], scale * (moved[name] - start[name]), rtol=1e-3, atol=1e-6)
+
+
+def test_what_is_frozen_stays(new_model: Any, make_run: Any) -> None:
+    model = new_model()
+    freeze(model, ["encoder.*", "*crossattention.self.key*"])
+    before = {name: p.detach().clone() for name, p in model.named_parameters()}
+    after = dict(make_run(model, 2).model.named_parameters())
+    still = {name for name in before if before[name].equal(after[name])}
+    frozen = {name for name in before if name.startswith("encoder.") or "crossattention.self.key" in name}
+    assert still == frozen
+
+
+@pytest.mark.parametrize(
+    ("patterns", "message"),
+    [(["encoder"], "optim.freeze: expected names of parameters, got 'encoder'"), (["*"], "something left to learn")],
+)
+def test_a_pattern_that_freezes_nothing_or_everything_is_refused(
+    patterns: list[str], message: str, new_model: Any
+) -> None:
+    with pytest.raises(ConfigError, match=message):
+        freeze(new_model(), patterns)
+
+
+def test_warm_weights_wait_until_fresh_ones_have_learnt(new_model: Any, make_run: Any, optim: OptimConfig) -> None:
+    start = {name: p.detach().clone() for name, p in new_model().named_parameters()}
+    fresh = frozenset(name for name in start if "crossattention" in name)
+    used = replace(optim, freeze_warm_steps=2)
+    for steps, learning in ((2, set(fresh)), (3, set(start))):
+        after = dict(make_run(new_model(), steps, name=f"{steps}", optim=used, fresh=fresh).model.named_parameters())
+        assert {name for name in start if not start[name].equal(after[name])} == learning
