@@ -23,11 +23,11 @@ def write(path: Path, data: bytes) -> None:
     beside = path.with_name(f".{path.name}.tmp")
     try:
         beside.write_bytes(data)
-        _sync(beside)
+        sync(beside)
         beside.replace(path)
     finally:
         beside.unlink(missing_ok=True)
-    _sync(path.parent)
+    sync(path.parent)
 
 
 def write_json(path: Path, values: Mapping[str, Any]) -> None:
@@ -47,15 +47,17 @@ def install(built: Path, folder: Path, *, replace: bool) -> None:
         OSError: Something cannot be flushed or renamed.
     """
     for path in (*built.rglob("*"), built):
-        _sync(path)
+        sync(path)
     old = _aside(folder) if replace else None
     try:
         built.rename(folder)
     except OSError:
-        if not folder.is_dir():
+        if old is not None and old.is_dir():
+            old.rename(folder)
+        if replace or not folder.is_dir():
             raise
         shutil.rmtree(built)
-    _sync(folder.parent)
+    sync(folder.parent)
     if old is not None:
         shutil.rmtree(old, ignore_errors=True)
 
@@ -72,7 +74,8 @@ def _aside(folder: Path) -> Path:
     return aside
 
 
-def _sync(path: Path) -> None:
+def sync(path: Path) -> None:
+    """Wait until a file or folder is on the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -157,9 +157,13 @@ def _check_train(config: TrainConfig) -> list[str]:
     if steps is not None and warmup is not None and warmup >= steps and config.optim.schedule is not Schedule.constant:
         reason = "the learning rate would never reach optim.lr"
         faults.append(fault("optim.warmup_steps", f"below trainer.max_steps={steps}", warmup, reason))
-    average, kept = config.optim.average_last, config.trainer.keep_last
-    if average > kept:
-        faults.append(fault("optim.average_last", f"1..{kept}", average, f"trainer.keep_last={kept} are kept"))
+    average, every = config.optim.average_last, config.optim.average_every_steps
+    if (average > 1) != (every is not None):
+        reason = "they say together which steps are averaged"
+        faults.append(fault("optim.average_every_steps", "a number with optim.average_last above 1", every, reason))
+    if average > 1 and config.trainer.patience_validations is not None:
+        reason = "a run that loses its patience does not reach the steps to be averaged"
+        faults.append(fault("trainer.patience_validations", "null with optim.average_last above 1", None, reason))
     faults += _check_validation(config)
     limit, longest = config.decoding.max_new_tokens, config.task.max_target_tokens
     if limit is not None and longest is not None and limit > longest:

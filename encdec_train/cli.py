@@ -3,6 +3,7 @@
 Progress and messages go to stderr, what a script reads to stdout or to files.
 """
 
+import errno
 import json
 import os
 import signal
@@ -33,6 +34,7 @@ encdec <verb> [key=value ...]
   --config-dir DIR  search a folder of your own YAML too (DIR/task/mine.yaml is task=mine)
   --help, --version
 """
+FULL_OR_FORBIDDEN = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO}
 VERBS = ("train", "evaluate", "score", "generate", "info")
 
 
@@ -78,6 +80,12 @@ def main(argv: Sequence[str] | None = None) -> int:
             console.silence(False)
         console.say(f"{f'rank {rank}: ' if rank else ''}encdec {arguments[0]}: {error}")
         return error.exit_status
+    except OSError as error:
+        if error.errno not in FULL_OR_FORBIDDEN:
+            raise
+        console.silence(False)
+        console.say(f"encdec {arguments[0]}: {error}. What was written before is still there.")
+        return 1
     except KeyboardInterrupt:
         goes_on = "; the same command goes on from the last checkpoint" if arguments[0] == "train" else ""
         console.say(f"stopped by Ctrl-C{goes_on}")
@@ -160,17 +168,31 @@ def _multirun(arguments: _Arguments) -> int:
     for number, job in enumerate(jobs, start=1):
         console.say(f"\n[{number}/{len(jobs)}] encdec train {' '.join(job)}")
         command = [sys.executable, "-m", "encdec_train", "train", *flags, *job]
-        status = subprocess.run(command, check=False)
-        if status.returncode in {130, -signal.SIGINT}:
+        status = _job(command)
+        if status in {130, -signal.SIGINT}:
             raise KeyboardInterrupt
-        if status.returncode == 128 + signal.SIGTERM:
-            return status.returncode  # preempted: the jobs that are left are the next start's
-        if status.returncode:
+        if status in {143, -signal.SIGTERM}:
+            return 143  # preempted: the jobs that are left are the next start's
+        if status:
             failed.append(" ".join(job))
     console.say(f"\n{len(jobs) - len(failed)} of {len(jobs)} jobs are finished")
     for line in failed:
         console.say(f"failed: encdec train {line}")
     return 1 if failed else 0
+
+
+def _job(command: Sequence[str]) -> int:
+    """Run one job to its end. SIGTERM is passed on, Ctrl-C has reached it already; it needs time for a checkpoint."""
+    with subprocess.Popen(command) as job:
+        before = signal.signal(signal.SIGTERM, lambda number, _: job.send_signal(number))
+        try:
+            while True:
+                try:
+                    return job.wait()
+                except KeyboardInterrupt:
+                    continue
+        finally:
+            signal.signal(signal.SIGTERM, before)
 
 
 def _check_distinct(configs: Sequence[TrainConfig]) -> None:

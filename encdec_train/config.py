@@ -188,7 +188,8 @@ class OptimConfig:
     freeze_warm_steps: int = _within(0)  # so long only what was initialised at random learns
     fresh_lr_factor: float = _within(0)  # of the learning rate, for what was initialised at random
     layer_decay: float = _within(0, 1)  # of the learning rate, a layer further from the output
-    average_last: int = _within(1)  # checkpoints whose mean is taken in the end; 1: the best validation's
+    average_last: int = _within(1)  # points whose mean weights are taken in the end; 1: the best validation's
+    average_every_steps: int | None = _within(1)  # between those points, the last one being the last step
 
 
 @dataclass(kw_only=True)

@@ -141,7 +141,8 @@ class Progress:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if self._bar is not None:
-            _STATE.bars.remove(self._bar)
+            with contextlib.suppress(ValueError):  # it was closed before
+                _STATE.bars.remove(self._bar)
             self._bar.close()
         elif self._spoken != self._done:
             self._speak()

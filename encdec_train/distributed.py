@@ -19,7 +19,8 @@ def rank() -> int:
     dist = sys.modules.get("torch.distributed")
     if dist is not None and dist.is_available() and dist.is_initialized():
         return int(dist.get_rank())
-    for name in ("RANK", "SLURM_PROCID", "LOCAL_RANK"):
+    # LOCAL_RANK without RANK: Lightning started this process, perhaps within an allocation that set SLURM_PROCID.
+    for name in ("RANK", "LOCAL_RANK", "SLURM_PROCID"):
         if name in os.environ:
             return int(os.environ[name])
     return 0

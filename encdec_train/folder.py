@@ -7,11 +7,12 @@ under an existing name is refused with the difference shown. Reads no tensor, so
 import fcntl
 import json
 import os
+import weakref
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from encdec_train.config import TrainConfig, to_dict
 from encdec_train.errors import ConfigError, fault
@@ -116,6 +117,8 @@ class RunFolder:
         except OSError as error:
             where = str(self.path.parent)
             raise ConfigError(fault("run.output_dir", "a folder that can be written", where, str(error))) from error
+        here = weakref.ref(file)
+        os.register_at_fork(after_in_child=lambda: _close(here()))  # or a loader's worker would hold on to it
         with file:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -137,6 +140,11 @@ class RunFolder:
             if [path.name for path in self.path.iterdir()] == [".lock"]:
                 (self.path / ".lock").unlink()
                 self.path.rmdir()
+
+
+def _close(file: IO[str] | None) -> None:
+    if file is not None:
+        file.close()
 
 
 def identify(config: TrainConfig, data: Mapping[str, str], checkpoints: Mapping[str, str]) -> dict[str, Any]:

@@ -43,6 +43,7 @@ class Run:
     config: TrainConfig  # everything, with the demo's checkpoint resolved to its folder
     folder: RunFolder  # where it is written
     session: Session  # what it has loaded
+    planned: "tuple[Plan, int]"  # the global batches, and the number of steps
     tracker: "Tracker"  # who is told besides
 
 
@@ -85,14 +86,14 @@ def make(config: TrainConfig, folder: RunFolder, sources: Mapping[str, SplitSour
     rows = {name: source.load() for name, source in sources.items()}
     config = replace(config, model=with_demo_checkpoint(config.model, Path(config.run.cache_dir)))
     session = open_session(config, rows, sources)
-    planned(config, session)  # what cannot be planned is said before anything is written
+    plan = planned(config, session)  # what cannot be planned is said before anything is written
     started = warm_start(config, session, config.model.init)
     main = distributed.rank() == 0
     if main:
         describe_start(config, folder, session, started)
     kind = config.tracking.kind if main else TrackerName.none
     tracker = start_tracker(kind, config.tracking, folder.path, folder.run_id, to_dict(config))
-    run, scores, failed = Run(config, folder, session, tracker), Scores(), True
+    run, scores, failed = Run(config, folder, session, plan, tracker), Scores(), True
     try:
         step = fit(run, started, folder.path)
         scores = score_tests(config, session, started.model, folder.path / "predictions")
@@ -165,12 +166,12 @@ def fit(run: Run, started: "WarmStart", root: Path, *, quiet: bool = False) -> i
     from encdec_train.training.callbacks import EveryStep, final_weights
     from encdec_train.training.metrics_log import MetricsLog
     from encdec_train.training.module import Seq2SeqModule
-    from encdec_train.training.optim import freeze, fresh_names
+    from encdec_train.training.optim import averaged_steps, freeze, fresh_names
     from encdec_train.training.trainer import fit as fit_lightning
 
     config, session, checkpoints = run.config, run.session, root / "checkpoints"
     data, trainer, split = config.data, config.trainer, session.splits["train"]
-    plan, total = planned(config, session)
+    plan, total = run.planned
     freeze(started.model, config.optim.freeze)
     if trainer.gradient_checkpointing:
         for half in (started.model.encoder, started.model.decoder):
@@ -182,16 +183,17 @@ def fit(run: Run, started: "WarmStart", root: Path, *, quiet: bool = False) -> i
         console.say(f"going on after step {done} of {total}")
 
     log = MetricsLog(root / "metrics.jsonl" if distributed.rank() == 0 else None, None if quiet else run.tracker, done)
-    every_step = EveryStep(trainer, checkpoints, log, validator(run), total, resumed)
-    todo = 0 if resumed and resumed.state["stopped"] else total - done
+    averaged = averaged_steps(total, config.optim)
+    every_step = EveryStep(trainer, checkpoints, log, validator(run), (total, averaged), resumed)
+    todo = 0 if every_step.is_over else total - done
+    del resumed  # its tensors are let go of when they are in the model
     if todo or trainer.devices * trainer.num_nodes > 1:  # several ranks find one another there, also to decode
         fresh = fresh_names(started)
         module = Seq2SeqModule(started.model, config.optim, total, config.seed, trainer.precision, fresh)
         budget = micro_tokens(data.max_micro_tokens, device_type(trainer.accelerator))
         loader = Seq2SeqDataModule(split, session.codec, plan, budget, (done, done + todo), data.num_workers)
         fit_lightning(module, loader, every_step, trainer)
-    average = config.optim.average_last
-    return final_weights(started.model, checkpoints, every_step.progress, average) or every_step.step
+    return final_weights(started.model, checkpoints, every_step.progress, averaged) or every_step.step
 
 
 def validator(run: Run) -> "Validator | None":
@@ -244,9 +246,9 @@ def finish(run: Run, scores: Scores, baselines: Mapping[str, Scores]) -> None:
 
     folder = run.folder
     write_json(folder.metrics, {**scores, **({"baselines": baselines} if baselines else {})})
-    shutil.rmtree(folder.path / "baseline_random" / "checkpoints", ignore_errors=True)
     write_report(folder.path)
     write_manifest(folder.path, {**folder.manifest(), "finished": True})
+    shutil.rmtree(folder.path / "baseline_random" / "checkpoints", ignore_errors=True)  # last: they save the next start
     announce(run, scores, baselines)
 
 

@@ -1,5 +1,6 @@
 """The DataModule: one DataLoader item is this rank's micro-batches of one optimizer step."""
 
+import signal
 from collections.abc import Iterator
 from dataclasses import replace
 
@@ -41,6 +42,12 @@ class StepDataset(Dataset[StepBatch]):
             collated = [collate([[self._codec.source_pad_id]], [[]], start, pads)]
         sources, targets = self._plan.lengths[examples].sum(axis=0)
         return StepBatch(index + 1, epoch, int(targets), int(sources), len(examples), collated)
+
+
+def ignore_signals(_worker: int) -> None:
+    """Leave signals to the main process: a group's signal reaches workers too, whose batches are still wanted."""
+    for one in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(one, signal.SIG_IGN)
 
 
 class StepSampler(Sampler[int]):
@@ -97,5 +104,6 @@ class Seq2SeqDataModule(pl.LightningDataModule):
             batch_size=None,
             sampler=StepSampler(*self._steps),
             num_workers=self._num_workers,
+            worker_init_fn=ignore_signals,
             persistent_workers=self._num_workers > 0,
         )

@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -13,7 +13,7 @@ import torch
 from encdec_train import console, distributed
 from encdec_train.batch import StepBatch
 from encdec_train.config import TrainerConfig
-from encdec_train.errors import CheckpointError, EncDecError, fault
+from encdec_train.errors import CheckpointError, ClusterError, EncDecError, fault
 from encdec_train.training import checkpoint as checkpoints
 from encdec_train.training.checkpoint import Checkpoint
 from encdec_train.training.metrics_log import MetricsLog
@@ -56,8 +56,8 @@ class EveryStep(pl.Callback):
         folder: The run's `checkpoints` folder.
         log: Takes rows; on rank 0 it writes them.
         validator: None when there is nothing to validate on.
-        total_steps: Of the whole run.
-        resumed: The checkpoint that the run goes on from.
+        steps: Of the whole run, and those of them whose weights are averaged in the end.
+        resumed: The checkpoint that the run goes on from; let go of when training starts.
     """
 
     def __init__(
@@ -66,23 +66,29 @@ class EveryStep(pl.Callback):
         folder: Path,
         log: MetricsLog,
         validator: Validator | None,
-        total_steps: int,
+        steps: tuple[int, Collection[int]],
         resumed: Checkpoint | None,
     ) -> None:
         self._config, self._folder, self._log, self._validator = trainer, folder, log, validator
-        self._total_steps, self._resumed = total_steps, resumed
+        self._total_steps, self._averaged = steps[0], set(steps[1])
+        self._resumed = resumed
         self.progress = _progress(trainer.best_metric, resumed)
         self.step = resumed.step if resumed else 0
-        self._bar, self._shown = console.progress(total_steps, "train", done=self.step), self.step
+        self._bar, self._shown = console.progress(self._total_steps, "train", done=self.step), self.step
         self._restart_clock()
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Put the optimizer back where it was, and the model in train mode (known_defects D7)."""
-        if self._resumed is not None:
-            checkpoints.restore_optimizer(cast(Seq2SeqModule, pl_module).model, trainer.optimizers[0], self._resumed)
-        cast(Seq2SeqModule, pl_module).model.train()
-        cast(Seq2SeqModule, pl_module).stop_wish.listen()  # Lightning took SIGTERM a moment ago
+        module, resumed, self._resumed = cast(Seq2SeqModule, pl_module), self._resumed, None
+        _check_ranks_agree(resumed)
+        module.model.train()
         self._bar.__enter__()
+        if resumed is not None:
+            checkpoints.restore_optimizer(module.model, trainer.optimizers[0], resumed)
+            if resumed.state["validation_due"]:
+                self._validate(module)
+                self._save(trainer, module)
+                trainer.should_stop = self.is_over
         self._restart_clock()
 
     def on_train_batch_end(
@@ -98,23 +104,30 @@ class EveryStep(pl.Callback):
         self._timed_tokens += batch.num_source_tokens + batch.num_target_tokens
         last, asked = step == self._total_steps, outputs["stop"] is not None
         logged = last or self._is_due(self._config.log_every_steps)
-        validated = last or self._is_due(self._config.validate_every_steps)
-        saved = validated or asked or self._is_due(self._config.checkpoint_every_steps)
+        due = last or self._is_due(self._config.validate_every_steps)
+        saved = due or asked or step in self._averaged or self._is_due(self._config.checkpoint_every_steps)
         if logged or saved:
             self._check_finite(outputs)
         if logged:
             self._log_step(outputs, batch)
-        if validated:
+        postponed = due and asked and not last  # a validation may take longer than a scheduler waits
+        if due and not postponed:
             self._validate(cast(Seq2SeqModule, pl_module))
-        patience = self._config.patience_validations
-        stop = validated and patience is not None and self.progress.validations_since_best >= patience
+            asked = cast(Seq2SeqModule, pl_module).anyone_asked_to_stop()  # meanwhile
         if saved:
-            self._save(trainer, cast(Seq2SeqModule, pl_module), stop)
-        if stop and not last:
+            self._save(trainer, cast(Seq2SeqModule, pl_module), validation_due=postponed)
+        if due and self.is_over and not last:
+            patience = self._config.patience_validations
             console.say(f"stop at step {step}: no better {self._config.best_metric} in {patience} validations")
-        trainer.should_stop |= stop or asked
+        trainer.should_stop |= asked or (due and self.is_over)
         if logged or saved:
             self._restart_clock()
+
+    @property
+    def is_over(self) -> bool:
+        """Whether patience has run out."""
+        patience = self._config.patience_validations
+        return patience is not None and self.progress.validations_since_best >= patience
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Close the progress bar."""
@@ -171,14 +184,26 @@ class EveryStep(pl.Callback):
         console.say(f"step {self.step} validation: {values}{star}")
         self._log.log_examples(self.step, "validation", found.examples)
 
-    def _save(self, trainer: pl.Trainer, module: Seq2SeqModule, stopped: bool) -> None:
+    def _save(self, trainer: pl.Trainer, module: Seq2SeqModule, *, validation_due: bool = False) -> None:
         if distributed.rank() == 0:
-            state = {"progress": asdict(self.progress), "stopped": stopped}
+            self._log.flush()  # a row that a checkpoint is past must not be lost with the machine
+            state = {"progress": asdict(self.progress), "validation_due": validation_due}
             checkpoints.write(self._folder, self.step, module.model, trainer.optimizers[0], state)
             whole = [step for step in checkpoints.steps(self._folder) if step <= self.step]  # later ones are damaged
-            kept = set(whole[-self._config.keep_last :])
+            kept = set(whole[-self._config.keep_last :]) | self._averaged
             checkpoints.prune(self._folder, kept | {self.progress.best_step or self.step})
         distributed.barrier()
+
+
+def _check_ranks_agree(resumed: Checkpoint | None) -> None:
+    """Refuse to train when ranks read different checkpoints, as from a disk that is not shared."""
+    mine = (resumed.step, resumed.state) if resumed else None
+    found = distributed.gather_ordered([(distributed.rank(), mine)])
+    differing = [f"rank {rank} after step {one[0] if one else 0}" for rank, one in enumerate(found) if one != found[0]]
+    if differing:
+        reason = f"{', '.join(differing)}, rank 0 after step {found[0][0] if found[0] else 0}"
+        remedy = "run.output_dir must be one folder for all"
+        raise ClusterError(fault("checkpoints", "the same ones on every rank", None, reason, remedy))
 
 
 def _progress(metric: str, resumed: Checkpoint | None) -> Progress:
@@ -192,23 +217,24 @@ def _progress(metric: str, resumed: Checkpoint | None) -> Progress:
     return Progress(metric)
 
 
-def final_weights(model: torch.nn.Module, folder: Path, progress: Progress, average_last: int) -> int | None:
-    """Load the mean of the last checkpoints, or the best validation's weights; without one the model keeps its last.
+def final_weights(model: torch.nn.Module, folder: Path, progress: Progress, averaged: Collection[int]) -> int | None:
+    """Load the mean of some steps' weights, or the best validation's; without either the model keeps its last.
 
     Returns:
         The step that was loaded (the last of several), or None.
     """
-    if average_last > 1:
-        found = checkpoints.steps(folder)[-average_last:]
-        checkpoints.restore_mean(model, [checkpoints.read(checkpoints.folder_of(folder, step)) for step in found])
-        console.say(f"the weights are the mean of steps {', '.join(map(str, found))}")
-        return found[-1]
-    if progress.best_step is None:
+    steps = sorted(averaged) or [step for step in (progress.best_step,) if step is not None]
+    if not steps:
         return None
     try:
-        best = checkpoints.read(checkpoints.folder_of(folder, progress.best_step))
+        checkpoints.restore_mean(model, [checkpoints.folder_of(folder, step) for step in steps])
     except CheckpointError as error:
-        console.warn(f"{error} The weights of the last step are kept instead of the best validation's.")
+        console.warn(f"{error} The weights of the last step are kept instead of those of {_listed(steps)}.")
         return None
-    checkpoints.restore_weights(model, best)
-    return progress.best_step
+    if averaged:
+        console.say(f"the weights are the mean of {_listed(steps)}")
+    return steps[-1]
+
+
+def _listed(steps: Sequence[int]) -> str:
+    return f"step{'s' * (len(steps) > 1)} {', '.join(map(str, steps))}"

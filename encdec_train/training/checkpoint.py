@@ -24,6 +24,10 @@ from encdec_train.errors import CheckpointError, fault
 MANIFEST = "MANIFEST.json"
 
 
+class DamagedError(CheckpointError):
+    """A checkpoint that is not what was written, and will never be."""
+
+
 @dataclass(frozen=True)
 class Checkpoint:
     """A checkpoint that was read back and verified."""
@@ -80,7 +84,8 @@ def read(folder: Path) -> Checkpoint:
     """Read a checkpoint and verify every byte.
 
     Raises:
-        CheckpointError: When a file is missing or differs from the manifest.
+        DamagedError: When a file is missing or differs from the manifest.
+        CheckpointError: When it cannot be read, which may pass.
     """
     try:
         manifest: dict[str, dict[str, Any]] = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
@@ -88,12 +93,14 @@ def read(folder: Path) -> Checkpoint:
         damaged = [name for name in manifest if hashlib.sha256(data[name]).hexdigest() != manifest[name]["sha256"]]
         if damaged:
             reason = "its SHA-256 differs from MANIFEST.json"
-            raise CheckpointError(fault(str(folder / damaged[0]), "the bytes that were written", None, reason))
+            raise DamagedError(fault(str(folder / damaged[0]), "the bytes that were written", None, reason))
         state = json.loads(data["state.json"])
         return Checkpoint(state["step"], load(data["model.safetensors"]), load(data["optimizer.safetensors"]), state)
-    except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
+    except (FileNotFoundError, ValueError, KeyError, TypeError, SafetensorError) as error:
         reason = f"{type(error).__name__}: {error}"
-        raise CheckpointError(fault(str(folder), "a whole checkpoint", None, reason)) from error
+        raise DamagedError(fault(str(folder), "a whole checkpoint", None, reason)) from error
+    except OSError as error:
+        raise CheckpointError(fault(str(folder), "a folder that can be read", None, str(error))) from error
 
 
 def steps(root: Path) -> list[int]:
@@ -112,7 +119,7 @@ def newest(root: Path) -> Checkpoint | None:
     for step in reversed(found):
         try:
             return read(folder_of(root, step))
-        except CheckpointError as error:
+        except DamagedError as error:
             console.warn(f"{error} Trying the one before it.")
     if found:
         reason, remedy = f"all {len(found)} are damaged", "Remove the run folder to start again"
@@ -137,13 +144,18 @@ def restore_weights(model: torch.nn.Module, checkpoint: Checkpoint) -> None:
             p.copy_(checkpoint.weights[name])
 
 
-def restore_mean(model: torch.nn.Module, several: Sequence[Checkpoint]) -> None:
-    """Copy the mean of several checkpoints' weights into a model, in float64 (as Vaswani et al. 2017, 6.1)."""
-    means = {
-        name: torch.stack([one.weights[name].double() for one in several]).mean(dim=0).float()
-        for name in several[0].weights
-    }
-    restore_weights(model, replace(several[-1], weights=means))
+def restore_mean(model: torch.nn.Module, folders: Sequence[Path]) -> None:
+    """Copy the mean of several checkpoints' weights into a model, summed in float64 (as Vaswani et al. 2017, 6.1).
+
+    Raises:
+        CheckpointError: When one is missing or damaged; the model is as it was.
+    """
+    sums: dict[str, torch.Tensor] = {}
+    for folder in folders:
+        one = read(folder)
+        for name, value in one.weights.items():
+            sums[name] = value.double() if name not in sums else sums[name].add_(value)
+    restore_weights(model, replace(one, weights={name: total / len(folders) for name, total in sums.items()}))
 
 
 def restore_optimizer(model: torch.nn.Module, optimizer: torch.optim.Optimizer, checkpoint: Checkpoint) -> None:

@@ -25,7 +25,7 @@ class MetricsLog:
     def __init__(self, path: Path | None, tracker: Tracker | None, resumed_step: int) -> None:
         self._path, self._tracker = path, tracker
         if path is not None:
-            kept = [row for row in read_rows(path) if row["step"] <= resumed_step]
+            kept = [row for row in read_rows(path) if row.get("step", 0) <= resumed_step]
             atomic.write(path, "".join(map(_line, kept)).encode())
 
     def log(self, step: int, values: Mapping[str, float]) -> None:
@@ -36,6 +36,11 @@ class MetricsLog:
                 file.write(_line(row))
         if self._tracker is not None:
             self._tracker.log(step, values)
+
+    def flush(self) -> None:
+        """Wait until what was logged is on the disk."""
+        if self._path is not None:
+            atomic.sync(self._path)
 
     def log_examples(self, step: int, name: str, rows: Sequence[Mapping[str, str]]) -> None:
         """Pass texts on; they are in no file, since the final predictions are."""

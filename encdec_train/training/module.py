@@ -74,7 +74,8 @@ class Seq2SeqModule(pl.LightningModule):
                     summed = loss_sum(self.model, micro, self._optim.label_smoothing)
                 self.manual_backward(summed * scale)
             shared[0] += summed.detach()
-        shared[1:] = torch.tensor(self.stop_wish.counts())
+        if distributed.world_size() > 1:
+            shared[1:] = torch.tensor(self.stop_wish.counts())
         wait = distributed.start_sum(shared)  # while the weights are updated
         lr = learning_rate(batch.step, self._total_steps, self._optim)
         for group in optimizer.param_groups:
@@ -86,6 +87,11 @@ class Seq2SeqModule(pl.LightningModule):
         wait()
         stop = agreed(shared[1:].tolist()) if distributed.world_size() > 1 else self.stop_wish.noted
         return {"loss": shared[0] / batch.num_target_tokens, "grad_norm": grad_norm, "lr": lr, "stop": stop}
+
+    def anyone_asked_to_stop(self) -> bool:
+        """Ask all ranks, between steps; every rank must call it."""
+        counts = torch.tensor(self.stop_wish.counts(), device=self.device)
+        return agreed(distributed.all_sum(counts).tolist()) is not None
 
     def autocast(self) -> AbstractContextManager[object]:
         """Compute in the run's precision."""

@@ -77,6 +77,12 @@ def fresh_names(started: WarmStart) -> frozenset[str]:
     return frozenset(known & (named | {name for half in started.halves for name in half.fresh_tensors}))
 
 
+def averaged_steps(total_steps: int, optim: OptimConfig) -> list[int]:
+    """List the steps whose weights are averaged in the end; none where the best validation's are taken."""
+    every = optim.average_every_steps
+    return list(range(total_steps, 0, -every))[: optim.average_last][::-1] if every else []
+
+
 def freeze(model: nn.Module, patterns: Sequence[str]) -> None:
     """Keep the parameters that match a pattern from learning.
 

@@ -2,27 +2,33 @@
 
 import signal
 import threading
+import time
 from types import FrameType, TracebackType
-from typing import Self
+from typing import Any, Self
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
+ONE_WISH_SECONDS = 2.0  # launchers pass a signal on that the whole group already has: within so long it is the same one
 
 
 class StopWish:
     """Notes signals while training runs; a handler sets a flag and nothing else (known_defects R1).
 
-    A second Ctrl-C stops at once. A signal that the process was started to ignore (nohup) stays ignored.
+    A second signal later on ends the process at once. A signal that the process was started to ignore (nohup) stays
+    ignored.
     """
 
     def __init__(self) -> None:
         self.noted: signal.Signals | None = None
-        self._before: dict[signal.Signals, object] = {}
+        self._noted_at = 0.0
+        self._before: dict[signal.Signals, Any] = {}
 
     def __enter__(self) -> Self:
         """Listen; only the main thread can."""
         if threading.current_thread() is threading.main_thread():
-            self._before = {one: signal.getsignal(one) for one in SIGNALS if signal.getsignal(one) != signal.SIG_IGN}
-            self.listen()
+            found = {one: signal.getsignal(one) for one in SIGNALS}
+            self._before = {one: handler for one, handler in found.items() if handler != signal.SIG_IGN}
+            for one in self._before:
+                signal.signal(one, self._note)
         return self
 
     def __exit__(
@@ -30,22 +36,19 @@ class StopWish:
     ) -> None:
         """Put back what was there before."""
         for one, handler in self._before.items():
-            signal.signal(one, handler)  # type: ignore[arg-type]  # what getsignal returned
-
-    def listen(self) -> None:
-        """Take the signals; again after somebody else, such as Lightning, took them."""
-        for one in self._before:
-            signal.signal(one, self._note)
+            signal.signal(one, signal.SIG_DFL if handler is None else handler)
 
     def counts(self) -> list[float]:
         """Return 1 for the signal that this rank noted, of `SIGNALS`; to be added over ranks."""
         return [float(self.noted is one) for one in SIGNALS]
 
     def _note(self, number: int, frame: FrameType | None) -> None:
-        if number == signal.SIGINT and self.noted is signal.SIGINT:
-            raise KeyboardInterrupt
-        if self.noted is not signal.SIGTERM:
-            self.noted = signal.Signals(number)
+        now = time.monotonic()
+        if self.noted is None:
+            self.noted, self._noted_at = signal.Signals(number), now
+        elif now - self._noted_at > ONE_WISH_SECONDS:
+            self.__exit__(None, None, None)
+            signal.raise_signal(number)
 
 
 def agreed(counts: list[float]) -> signal.Signals | None:

@@ -1,3 +1,5 @@
+import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -162,12 +164,11 @@ def children(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
     """Replace the processes of a multirun: they end with `statuses` in turn, then with 0."""
     found = SimpleNamespace(commands=[], statuses=[])
 
-    def start(command: list[str], check: bool) -> SimpleNamespace:
-        assert check is False
+    def start(command: list[str]) -> int:
         found.commands.append(command)
-        return SimpleNamespace(returncode=found.statuses.pop(0) if found.statuses else 0)
+        return found.statuses.pop(0) if found.statuses else 0
 
-    monkeypatch.setattr(subprocess, "run", start)
+    monkeypatch.setattr(cli, "_job", start)
     return found
 
 
@@ -233,3 +234,22 @@ def test_cfg_of_a_multirun_prints_every_job(children: SimpleNamespace, capsys: C
     assert main(["train", "-m", "--cfg", "seed=1,2"]) == 0
     assert [config["seed"] for config in yaml.safe_load_all(capsys.readouterr().out)] == [1, 2]
     assert children.commands == []
+
+
+@pytest.mark.parametrize(
+    ("number", "to_group", "status"),
+    [(signal.SIGINT, True, 130), (signal.SIGTERM, False, 143), (signal.SIGTERM, True, 143)],
+)
+def test_a_job_of_a_multirun_has_the_time_that_its_checkpoint_takes(number: int, to_group: bool, status: int) -> None:
+    job = (
+        "import signal, sys, time\n"
+        "def stop(number, frame):\n    time.sleep(1)\n    sys.exit(128 + number)\n"
+        "for one in (signal.SIGINT, signal.SIGTERM): signal.signal(one, stop)\n"
+        "print('ready', flush=True)\ntime.sleep(60)\n"
+    )
+    code = f"import sys; from encdec_train.cli import _job; sys.exit(_job([sys.executable, '-c', {job!r}]))"
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, start_new_session=True) as parent:
+        assert parent.stdout is not None
+        assert parent.stdout.readline() == b"ready\n"
+        (os.killpg if to_group else os.kill)(parent.pid, number)
+        assert parent.wait(timeout=30) == status

@@ -39,7 +39,7 @@ def optim() -> OptimConfig:
     return OptimConfig(
         name=OptimizerName.adamw, lr=2e-3, schedule=Schedule.linear, warmup_steps=3, weight_decay=0.1, beta1=0.9,
         beta2=0.99, eps=1e-8, label_smoothing=0.0, max_grad_norm=1.0,
-        freeze=[], freeze_warm_steps=0, fresh_lr_factor=1.0, layer_decay=1.0, average_last=1,
+        freeze=[], freeze_warm_steps=0, fresh_lr_factor=1.0, layer_decay=1.0, average_last=1, average_every_steps=None,
     )  # fmt: skip
 
 
@@ -148,14 +148,14 @@ def make_run(
         used, budget = options.pop("optim", optim), options.pop("budget", 60)
         validator, watch = options.pop("validator", None), options.pop("watch", None)
         used_plan, num_workers = options.pop("plan", plan), options.pop("num_workers", 0)
-        fresh = options.pop("fresh", frozenset())
+        fresh, averaged = options.pop("fresh", frozenset()), options.pop("averaged", [])
         trainer = replace(section, **options)
         resumed = checkpoints.newest(root / "checkpoints")
         done = resumed.step if resumed else 0
         if resumed is not None:
             checkpoints.restore_weights(model, resumed)
         log = MetricsLog(root / "metrics.jsonl" if distributed.rank() == 0 else None, heard, done)
-        callback = EveryStep(trainer, root / "checkpoints", log, validator, steps, resumed)
+        callback = EveryStep(trainer, root / "checkpoints", log, validator, (steps, averaged), resumed)
         module = Seq2SeqModule(model, used, steps, 11, trainer.precision, fresh)
         if watch is not None:
             step = module.training_step

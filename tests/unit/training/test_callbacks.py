@@ -79,7 +79,7 @@ def test_validations_and_checkpoints_come_when_they_are_due(
     assert made.checkpoints == [3, 4, 6, 8]
     states = [checkpoints.read(path).state for path in sorted((made.root / "checkpoints").iterdir())]
     assert [state["step"] for state in states] == [3, 4, 6, 8]
-    assert [state["stopped"] for state in states] == [False] * 4
+    assert [state["validation_due"] for state in states] == [False] * 4
     assert states[1]["progress"]["best_step"] == 3
 
 
@@ -132,7 +132,7 @@ def test_patience_ends_a_run_that_does_not_get_better(
     assert made.callback.progress == Progress("loss", 4, 1.0, 2)
     assert steps_with(made, "train/loss") == list(range(1, 9))
     newest = checkpoints.newest(made.root / "checkpoints")
-    assert (newest.step, newest.state["stopped"]) == (8, True)
+    assert newest.step == 8
     assert "stop at step 8: no better loss in 2 validations" in capsys.readouterr().err
 
 
@@ -151,7 +151,7 @@ def test_the_best_weights_are_loaded(new_model: Callable[..., Any], make_run: Ca
     script = Scripted("loss", [2.0, 1.0, 3.0])
     made = make_run(new_model(), 6, validate_every_steps=2, validator=script)
     last = {name: p.clone() for name, p in made.model.named_parameters()}
-    assert final_weights(made.model, made.root / "checkpoints", made.callback.progress, 1) == 4
+    assert final_weights(made.model, made.root / "checkpoints", made.callback.progress, []) == 4
     best = checkpoints.read(checkpoints.folder_of(made.root / "checkpoints", 4)).weights
     assert all(torch.equal(p, best[name]) for name, p in made.model.named_parameters())
     assert not all(torch.equal(p, last[name]) for name, p in made.model.named_parameters())
@@ -162,7 +162,7 @@ def test_without_a_validation_the_last_weights_stay(
 ) -> None:
     made = make_run(new_model(), 2)
     last = {name: p.clone() for name, p in made.model.named_parameters()}
-    assert final_weights(made.model, tmp_path / "nothing", made.callback.progress, 1) is None
+    assert final_weights(made.model, tmp_path / "nothing", made.callback.progress, []) is None
     assert all(torch.equal(p, last[name]) for name, p in made.model.named_parameters())
 
 
@@ -173,9 +173,9 @@ def test_a_damaged_best_checkpoint_leaves_the_last_weights(
     last = {name: p.clone() for name, p in made.model.named_parameters()}
     weights = checkpoints.folder_of(made.root / "checkpoints", 4) / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-8])
-    assert final_weights(made.model, made.root / "checkpoints", made.callback.progress, 1) is None
+    assert final_weights(made.model, made.root / "checkpoints", made.callback.progress, []) is None
     assert all(torch.equal(p, last[name]) for name, p in made.model.named_parameters())
-    assert "The weights of the last step are kept instead of the best validation's." in capsys.readouterr().err
+    assert "The weights of the last step are kept instead of those of step 4." in capsys.readouterr().err
 
 
 def test_another_best_metric_is_looked_for_anew(
@@ -232,7 +232,7 @@ def test_the_state_is_plain_json(new_model: Callable[..., Any], make_run: Callab
         "progress": {"metric": "loss",
             "best_step": 1, "best_value": made.callback.progress.best_value, "validations_since_best": 0
         },
-        "stopped": False, "step": 1,
+        "validation_due": False, "step": 1,
     }  # fmt: skip
 
 
@@ -243,11 +243,11 @@ def test_other_ranks_write_nothing(
     assert make_run(new_model(), 1).checkpoints == []
 
 
-def test_the_last_checkpoints_are_averaged(new_model: Callable[..., Any], make_run: Callable[..., Any]) -> None:
-    made = make_run(new_model(), 6, checkpoint_every_steps=2)
+def test_the_mean_of_some_steps_is_taken(new_model: Callable[..., Any], make_run: Callable[..., Any]) -> None:
+    made = make_run(new_model(), 6, averaged=[2, 4, 6], checkpoint_every_steps=5, keep_last=1)
+    assert made.checkpoints == [2, 4, 6]
     kept = [checkpoints.read(path).weights for path in sorted((made.root / "checkpoints").iterdir())]
-    assert len(kept) == 3
-    assert final_weights(made.model, made.root / "checkpoints", made.callback.progress, 2) == 6
+    assert final_weights(made.model, made.root / "checkpoints", made.callback.progress, [2, 4, 6]) == 6
     for name, p in made.model.named_parameters():
-        torch.testing.assert_close(p.detach(), (kept[1][name] + kept[2][name]) / 2)
+        torch.testing.assert_close(p.detach(), sum(one[name] for one in kept) / 3)
         assert not p.equal(kept[2][name])

@@ -40,14 +40,14 @@ def trained(tmp_path: Path) -> tuple[torch.nn.Module, torch.optim.Optimizer, Pat
     model = network(0)
     optimizer = optimizer_of(model)
     train(model, optimizer, range(3))
-    write(tmp_path / "checkpoints", 3, model, optimizer, {"progress": {"best_step": None}, "stopped": False})
+    write(tmp_path / "checkpoints", 3, model, optimizer, {"progress": {"best_step": None}, "validation_due": False})
     return model, optimizer, tmp_path / "checkpoints"
 
 
 def test_what_is_written_is_read_back_to_the_bit(trained: Any) -> None:
     model, optimizer, root = trained
     found = read(folder_of(root, 3))
-    assert (found.step, found.state) == (3, {"progress": {"best_step": None}, "stopped": False, "step": 3})
+    assert (found.step, found.state) == (3, {"progress": {"best_step": None}, "validation_due": False, "step": 3})
     parameters = dict(model.named_parameters())
     assert found.weights.keys() == parameters.keys()
     assert all(torch.equal(value, parameters[name]) for name, value in found.weights.items())

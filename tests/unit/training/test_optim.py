@@ -8,7 +8,7 @@ import torch
 
 from encdec_train.config import OptimConfig, OptimizerName, Schedule
 from encdec_train.errors import ConfigError
-from encdec_train.training.optim import build_optimizer, freeze, learning_rate, lr_scales, warmup_steps
+from encdec_train.training.optim import averaged_steps, build_optimizer, freeze, learning_rate, lr_scales, warmup_steps
 
 
 def rates(optim: OptimConfig, total: int) -> list[float]:
@@ -133,3 +133,9 @@ def test_warm_weights_wait_until_fresh_ones_have_learnt(new_model: Any, make_run
     for steps, learning in ((2, set(fresh)), (3, set(start))):
         after = dict(make_run(new_model(), steps, name=f"{steps}", optim=used, fresh=fresh).model.named_parameters())
         assert {name for name in start if not start[name].equal(after[name])} == learning
+
+
+def test_the_steps_that_are_averaged(optim: OptimConfig) -> None:
+    assert averaged_steps(10, optim) == []
+    assert averaged_steps(10, replace(optim, average_last=3, average_every_steps=2)) == [6, 8, 10]
+    assert averaged_steps(3, replace(optim, average_last=3, average_every_steps=2)) == [1, 3]
