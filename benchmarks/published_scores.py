@@ -12,8 +12,8 @@ import re
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
-from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -106,7 +106,7 @@ def sacrebleu_cases(data: Path) -> Iterator[Figure]:
     cases = json.loads((data / "bleu_reference" / "sacrebleu_cases.json").read_text(encoding="utf-8"))
 
     def score(kind: str, case: dict[str, Any], scale: float, tolerance: float, **options: Option) -> Figure:
-        options = {key: option for key, option in options.items() if key != "force"}
+        options.pop("force", None)
         ours = value(sacrebleu_metric("case", kind, **options), case["hypotheses"], per_example(case["references"]))
         form = " ".join(f"{key}={option}" for key, option in options.items() if option and key != "effective_order")
         what = f"{kind} {form} {' / '.join(case['hypotheses'])[:30]!r}"
@@ -152,26 +152,23 @@ def turkcorpus(data: Path) -> Iterator[Figure]:
             yield Figure(f"{system} {metric}, {origin}", score, ours, 1e-4)
 
 
-def without_stemmer() -> Any:  # noqa: ANN401 - a context manager of `unittest.mock`
-    """Let our ROUGE keep words as they are: some published cases do, our metrics never do."""
+@contextmanager
+def stemmer(on: bool) -> Iterator[None]:
+    """Let our ROUGE keep words as they are if need be: some published cases do, our metrics never do."""
     rouge._tokenize.cache_clear()
-    return patch.object(rouge, "_stem", lambda: str)
+    with nullcontext() if on else patch.object(rouge, "_stem", lambda: str):
+        yield
+    rouge._tokenize.cache_clear()
 
 
 def rouge_cases(data: Path) -> Iterator[Figure]:
     """The small cases of google's rouge_score: the Perl script's values, Lin's example, unit tests."""
     cases = json.loads((data / "rouge_reference" / "rouge_cases.json").read_text(encoding="utf-8"))["cases"]
     for number, case in enumerate(cases):
-        score = partial(value, case["type"], [case["prediction"]], [[case["target"]]])
-        if case["use_stemmer"]:
-            rouge._tokenize.cache_clear()
-            ours = score()
-        else:
-            with without_stemmer():
-                ours = score()
+        with stemmer(case["use_stemmer"]):
+            ours = value(case["type"], [case["prediction"]], [[case["target"]]])
         stem = "" if case["use_stemmer"] else " without stemmer"
         yield Figure(f"case {number} {case['type']}{stem}, {case['note']}", 100 * case["fmeasure"], ours, 5e-4)
-    rouge._tokenize.cache_clear()
 
 
 def summaries(data: Path) -> tuple[list[str], list[list[str]]]:
@@ -192,11 +189,10 @@ def rouge_corpus(data: Path) -> Iterator[Figure]:
     for name, score in expected["published"].items():
         ours_name = "rougeLsum" if name == "rougeL" else name  # the Perl script's ROUGE-L is the summary-level one
         yield Figure(f"{name}, the Perl script (ours: {ours_name})", score, ours[ours_name], 0.3)
-    with without_stemmer():
+    with stemmer(on=False):
         for name, score in expected["python_no_stemmer"].items():
             bare = value(name.removesuffix("_sentence"), texts, references)
             yield Figure(f"{name} without stemmer, rouge_score 0.1.2", score, bare, 0.01)
-    rouge._tokenize.cache_clear()
 
 
 SECTIONS: dict[str, Callable[[Path], Iterator[Figure]]] = {
@@ -210,10 +206,10 @@ SECTIONS: dict[str, Callable[[Path], Iterator[Figure]]] = {
 
 
 def timed(run: Callable[[], Any]) -> tuple[float, Any]:
-    """Return seconds and result."""
-    start = time.perf_counter()
+    """Return CPU seconds (those of the clock where a core is free; on a busy machine the fairer ones) and result."""
+    start = time.process_time()
     result = run()
-    return time.perf_counter() - start, result
+    return time.process_time() - start, result
 
 
 def rouge_speed(data: Path, num_sample: int = 2000, rounds: int = 3) -> bool:
@@ -240,7 +236,9 @@ def rouge_speed(data: Path, num_sample: int = 2000, rounds: int = 3) -> bool:
     pairs = [(timed(lambda: ours(num_sample)), timed(theirs)) for _ in range(rounds)]
     equal = all(mine[1] == other[1] for mine, other in pairs)
     mine, other = (min(pair[side][0] for pair in pairs) for side in (0, 1))
-    print(f"ROUGE-1, -2, -L, -Lsum, one process, empty caches, fastest of {rounds} rounds that alternate:")
+    print(
+        f"ROUGE-1, -2, -L, -Lsum, CPU seconds of one process, empty caches, fastest of {rounds} rounds that alternate:"
+    )
     print(f"  {len(texts):,} outputs: {whole:.1f} s")
     print(f"  {num_sample} outputs: {mine:.2f} s; rouge_score {other:.2f} s, {other / mine:.1f} times as long")
     print(f"  F1 of {num_sample} outputs x {len(names)}: {'all digits equal' if equal else 'DIFFERENT'}")
@@ -252,19 +250,17 @@ def bootstrap_speed(data: Path) -> None:
     rows = rows_of(data / "bleu_reference" / "newstest2017_en_de.jsonl.gz")
     texts, sources = ([row["outputs"][key] for row in rows] for key in list(rows[0]["outputs"])[:2])
     references, tables = [[row["target"]] for row in rows], {}
-    print(f"statistics of {len(rows):,} sentences, s:", end="")
-    total = 0.0
+    print(f"statistics of {len(rows):,} sentences, CPU seconds:", end="")
     for name in NO_TER:
         seconds, table = timed(lambda name=name: METRICS[name].statistics(texts, references, sources))
         tables[name] = np.resize(table, (10_000, table.shape[1]))  # rows repeat; what they say does not matter here
-        total += seconds
         print(f" {name} {seconds:.2f}", end="")
     seconds, _ = timed(lambda: METRICS["ter"].statistics(texts[:300], references[:300], None))
-    print(f"; together {total:.2f}; ter, 300 sentences {seconds:.2f}")
+    print(f"; ter, 300 sentences {seconds:.2f}")
     seconds, _ = timed(lambda: _intervals({"sacrebleu": tables["sacrebleu"]}, 0, 1000))
-    print(f"bootstrap, 10,000 pairs x 1,000 resamples: {seconds:.2f} s for sacrebleu alone", end="")
+    print(f"bootstrap, 10,000 pairs x 1,000 resamples: {seconds:.2f} CPU seconds for sacrebleu alone", end="")
     seconds, _ = timed(lambda: _intervals(tables, 0, 1000))
-    print(f", {seconds:.2f} s for {len(tables)} metrics together")
+    print(f", {seconds:.2f} for {len(tables)} metrics together")
 
 
 def show(name: str, figures: Sequence[Figure]) -> None:
@@ -282,7 +278,7 @@ def main() -> int:
         print("ENCDEC_DATA: expected the folder with the published figures", file=sys.stderr)
         return 2
     versions = ", ".join(f"{name} {version(name)}" for name in ("sacrebleu", "rouge_score", "nltk", "numpy"))
-    print(f"Python {platform.python_version()}, {versions}, {os.cpu_count()} CPU cores")
+    print(f"Python {platform.python_version()}, {versions}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}")
     found = {name: list(section(data)) for name, section in SECTIONS.items()}
     for name, figures in found.items():
         show(name, figures)

@@ -27,6 +27,7 @@ def test_case_inner_space_and_punctuation_count(prediction):
         ("caf\u0065\u0301", "caf\u00e9"),  # an accent of its own
         ("\ufb01nal \u00bd", "final 1\u20442"),  # a ligature and a fraction
         ("\u1e9e", "ss"),
+        ("\u00df\u0301", "s\u015b"),  # folding leaves `ss` and an accent, which NFKC joins
     ],
 )
 def test_normalized_text_matches_though_the_raw_one_does_not(prediction, reference):
