@@ -25,8 +25,7 @@ def sacrebleu_metric(name: str, kind: str, *, ascii_quotes: bool = False, **opti
     """Build a metric that sacreBLEU computes over the corpus: `BLEU`, `CHRF` or `TER`, with arguments of its class.
 
     `bleu_wmt14` is how Rothe et al. 2020 score WMT14: TensorFlow's official transformer script (`compute_bleu.py`),
-    uncased, typographic quotes made ASCII, hyphenated compounds left whole. That script splits and smooths as
-    sacreBLEU's `intl` and `exp` do. The paper does not list the quotes; ours are “ ” „ ‟ « » and ‘ ’ ‚ ‛ ‹ ›.
+    uncased, quotes made ASCII, compounds left whole. It splits and smooths as sacreBLEU's `intl` and `exp` do.
     """
     form = (kind, ascii_quotes, tuple(options.items()))
     needs = ("MeCab", "ipadic") if options.get("tokenize") == "ja-mecab" else ()

@@ -2,8 +2,7 @@
 
 - `length_ratio`: words (split at spaces) of all predictions over those of all references, of an example's the mean.
 - `novel_bigrams`: share of the predictions' bigrams that their source does not have (See et al. 2017).
-- `repetition`: share of the predictions' 4-grams that stand earlier in the same prediction (Welleck et al. 2020 average
-  it over outputs, seq-rep-4; here one too short to have any does not count).
+- `repetition`: share of the predictions' 4-grams that stand earlier in the same one (Welleck et al. 2020, but summed).
 - `empty`: share of predictions without a word.
 """
 

@@ -14,8 +14,6 @@ import numpy as np
 from encdec_train.metrics.spec import Metric, References, Statistics, Texts, num_references
 from encdec_train.metrics.words import Ngram, count_ngrams
 
-_ORDERS = (1, 2, 3, 4)
-
 
 def _counts(predictions: Texts, references: References, _sources: Texts | None) -> Statistics:
     """Return right and predicted n-grams of each order, words, and words of the reference nearest in length: 10."""
@@ -26,7 +24,7 @@ def _counts(predictions: Texts, references: References, _sources: Texts | None) 
 
 def _row(prediction: Sequence[str], references: Sequence[Sequence[str]]) -> list[int]:
     row: list[int] = []
-    for order in _ORDERS:
+    for order in (1, 2, 3, 4):
         allowed: Counter[Ngram] = Counter()
         for words in references:
             allowed |= count_ngrams(words, order)

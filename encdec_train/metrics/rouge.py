@@ -5,8 +5,7 @@ variant, and longest common subsequences are tables in Python. Here stems and to
 is one integer whose bits say where the row steps up (Hyyrö 2004, "Bit-parallel LCS-length computation revisited").
 Four variants of 11,490 CNN/DailyMail outputs take 3 s on one core (docs/results/published-scores.md).
 
-What papers print as ROUGE-L is `rougeLsum` over texts with one sentence a line; `rougeL` takes the whole text for one
-sentence. docs/metrics.md has the differences from the Perl script ROUGE-1.5.5.
+What papers print as ROUGE-L is `rougeLsum` over texts with a sentence a line; `rougeL` takes a text for one sentence.
 """
 
 import re
