@@ -1,7 +1,7 @@
 """Corpus BLEU as NLTK computes it: the paper's BLEU for WikiSplit (NLTK 3.2.2, cased).
 
 It differs from sacreBLEU's in three ways. Words are what stands between spaces. Nothing is smoothed: a corpus without
-any match of an order scores 0 (NLTK 3.2.2 leaves such an order out of the mean, later versions come to almost 0). A
+any match of an order scores 0 (older NLTK leaves such an order out of the mean, 3.10 comes to 1e-77). A
 prediction shorter than n words counts as one wrong n-gram (`short:1`). A test compares with `corpus_bleu`.
 """
 
