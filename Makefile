@@ -4,7 +4,7 @@
 PYTHON ?= python3
 BIN = .venv/bin
 
-.PHONY: check test demo clean
+.PHONY: check test demo published-scores clean
 
 check: .venv/.installed
 	$(BIN)/ruff check
@@ -21,6 +21,10 @@ demo: export HF_HUB_OFFLINE = 1
 demo: export WANDB_MODE = offline
 demo: .venv/.installed
 	$(BIN)/encdec train
+
+# needs ENCDEC_DATA, the folder with the reference data
+published-scores: .venv/.installed
+	@$(BIN)/python -m benchmarks.published_scores
 
 # results in outputs/ are kept
 clean:

@@ -1,37 +1,21 @@
 """SARI (Xu et al. 2016, TACL 4) in the three forms that published figures use.
 
 SARI compares n-grams (n = 1..4) that a prediction adds to its source, keeps of it and deletes from it with those of
-the references; it is the mean of the three operations' scores. `R` below is the number of references. The forms:
-
-| | `sari` | `sari_legacy` | `sari_t2t` |
-|---|---|---|---|
-| as in | EASSE's default | WikiLarge tables (Zhang & Lapata 2017) | DiscoFuse and WikiSplit (Rothe et al. 2020) |
-| counted | over the corpus | over the corpus | for each example, then averaged |
-| n-grams | with repetitions, times R | with repetitions, times R | present or not |
-| deletion | F1 | F1 | precision |
-| 0 / 0 | 0 | 0 | 1 |
-| tokens | 13a, lower case | 13a but for the source, split at spaces | split at spaces |
-
-What that means, with source, prediction and reference:
-- `a b c d e` copied where the reference copies: 33.3, 33.3 and 100, for nothing to add or delete is 0 / 0.
-- `a b c d.` copied likewise: 33.3, 91.7 and 100. The legacy form sees `d.` in the source but `d` and `.` in the
-  prediction, a deletion and an addition that the reference confirms. It is meant for text that is tokenised already.
-- `a b c d e f`, prediction `a b c d e`, reference `a b c d`: 49.0, 49.0 and 93.4. Too little is deleted, which
-  precision does not see.
-- `A b c d`, prediction `a b c d`, reference `A b c d`: 33.3, 19.4 and 19.4. Only `sari` ignores case.
+the references; it is the mean of the three operations' scores. docs/metrics.md has the forms side by side, with an
+example of each difference.
 """
 
 from collections import Counter
 from collections.abc import Callable, Sequence
-from functools import cache, partial
+from functools import partial
 from importlib.metadata import version
 
 import numpy as np
 
 from encdec_train.metrics.spec import Metric, References, Statistics, Texts, mean_statistics, num_references
+from encdec_train.metrics.words import Ngram, count_ngrams, words_13a
 
 _ORDERS = (1, 2, 3, 4)
-Ngram = tuple[str, ...]
 
 
 def corpus_sari(name: str, *, legacy: bool) -> Metric:
@@ -41,7 +25,7 @@ def corpus_sari(name: str, *, legacy: bool) -> Metric:
 
 def _corpus_counts(legacy: bool, predictions: Texts, references: References, sources: Texts | None) -> Statistics:
     """Return 36 counts: for each order, and for add, keep and delete: right, predicted, possible."""
-    words = _words_13a()
+    words = words_13a()
     prepare: Callable[[str], str] = str if legacy else str.lower
     rows = []
     for source, prediction, texts in zip(sources or (), predictions, references, strict=True):
@@ -61,7 +45,7 @@ def _corpus_f1(total: Statistics) -> float:
 def _corpus_signature(name: str, legacy: bool, references: References) -> str:
     form = "case:mixed|tok:13a|source:space" if legacy else "case:lc|tok:13a|source:13a"
     nrefs = num_references(references)
-    return f"{name}|nrefs:{nrefs}|refs:pooled|agg:corpus|del:f1|{form}|sacrebleu:{_sacrebleu()}|version:1"
+    return f"{name}|nrefs:{nrefs}|refs:pooled|agg:corpus|del:f1|{form}|sacrebleu:{version('sacrebleu')}|version:1"
 
 
 def sentence_sari(name: str) -> Metric:
@@ -87,23 +71,6 @@ def _sentence_signature(name: str, references: References) -> str:
     return f"{name}|nrefs:{nrefs}|refs:weighted|agg:mean|del:precision|case:mixed|tok:space|version:1"
 
 
-@cache
-def _words_13a() -> Callable[[str], list[str]]:
-    from sacrebleu.tokenizers.tokenizer_13a import Tokenizer13a
-
-    tokenizer = Tokenizer13a()
-    return lambda text: tokenizer(text).split()
-
-
-@cache
-def _sacrebleu() -> str:
-    return version("sacrebleu")
-
-
-def _ngrams(words: Sequence[str], order: int) -> Counter[Ngram]:
-    return Counter(zip(*(words[start:] for start in range(order)), strict=False))
-
-
 def _counts(source: Sequence[str], prediction: Sequence[str], references: Sequence[Sequence[str]]) -> list[int]:
     """Return right, predicted and possible counts of the three operations for every order, `[36]`.
 
@@ -113,10 +80,10 @@ def _counts(source: Sequence[str], prediction: Sequence[str], references: Sequen
     row: list[int] = []
     times = len(references)
     for order in _ORDERS:
-        src, hyp = _ngrams(source, order), _ngrams(prediction, order)
+        src, hyp = count_ngrams(source, order), count_ngrams(prediction, order)
         pooled: Counter[Ngram] = Counter()
         for words in references:
-            pooled.update(_ngrams(words, order))
+            pooled.update(count_ngrams(words, order))
         added = [gram for gram in hyp if gram not in src]
         row += [sum(gram in pooled for gram in added), len(added), sum(gram not in src for gram in pooled)]
         row += _keep_and_delete(src, hyp, pooled, times)
@@ -146,8 +113,8 @@ def _sentence_sari(source: Sequence[str], prediction: Sequence[str], references:
 def _order_sari(
     source: Sequence[str], prediction: Sequence[str], references: Sequence[Sequence[str]], order: int
 ) -> float:
-    src, hyp = set(_ngrams(source, order)), set(_ngrams(prediction, order))
-    grams_of = [grams for words in references if (grams := set(_ngrams(words, order)))]
+    src, hyp = set(count_ngrams(source, order)), set(count_ngrams(prediction, order))
+    grams_of = [grams for words in references if (grams := set(count_ngrams(words, order)))]
     # the share of the references (that have n-grams of this order at all) with the n-gram
     share = {gram: votes / len(grams_of) for gram, votes in Counter(g for grams in grams_of for g in grams).items()}
     kept, deleted, added = src & hyp, src - hyp, hyp - src

@@ -23,8 +23,8 @@ def mean_statistics(scores: Sequence[float]) -> Statistics:
 
 
 def mean_value(total: Statistics) -> float:
-    """Return the mean on 0-100 from a sum of `mean_statistics`."""
-    return 100 * float(total[0]) / float(total[1])
+    """Return the first sum over the second in percent: of `mean_statistics` the mean. A ratio to nothing is 0."""
+    return 100 * float(total[0]) / float(total[1]) if total[1] else 0.0
 
 
 @dataclass(frozen=True)
@@ -40,3 +40,5 @@ class Metric:
     signature: Callable[[References], str]  # tool, version, tokenisation, case, variant, how references are handled
     value: Callable[[Statistics], float] = mean_value  # the score on 0-100 from the sum, `[num_statistics]`
     needs_source: bool = False  # whether the score depends on what was to be rewritten
+    needs_modules: tuple[str, ...] = ()  # what it imports beyond this package's requirements
+    pip_name: str = ""  # what brings them

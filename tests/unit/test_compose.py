@@ -17,8 +17,9 @@ from encdec_train.errors import ConfigError
 
 ADAMW = (conf_dir() / "optim" / "adamw.yaml").read_text(encoding="utf-8")
 METRICS = (
-    "sacrebleu, sacrebleu_uncased, chrf, ter, rouge1, rouge2, rougeL, rougeLsum, sari, sari_legacy, sari_t2t, "
-    "exact_match, rouge"
+    "sacrebleu, sacrebleu_uncased, sacrebleu_intl, sacrebleu_none, sacrebleu_zh, sacrebleu_ja, bleu_wmt14, bleu_nltk, "
+    "chrf, chrfpp, ter, rouge1, rouge2, rougeL, rougeLsum, sari, sari_legacy, sari_t2t, exact_match, "
+    "exact_match_normalized, length_ratio, novel_bigrams, repetition, empty, rouge"
 )
 
 

@@ -1,9 +1,23 @@
+import math
+import re
+import unicodedata
+from collections import Counter
+
 import pytest
 from sacrebleu.metrics import BLEU, CHRF, TER
 
 from encdec_train.metrics import METRICS
 
-ORACLES = {"sacrebleu": BLEU(), "sacrebleu_uncased": BLEU(lowercase=True), "chrf": CHRF(), "ter": TER()}
+ORACLES = {
+    "sacrebleu": BLEU(),
+    "sacrebleu_uncased": BLEU(lowercase=True),
+    "sacrebleu_intl": BLEU(tokenize="intl"),
+    "sacrebleu_none": BLEU(tokenize="none"),
+    "sacrebleu_zh": BLEU(tokenize="zh"),
+    "chrf": CHRF(),
+    "chrfpp": CHRF(word_order=2),
+    "ter": TER(),
+}
 DOGS = ["The dog bit the man.", "It wasn't surprising.", "The man had just bitten him."]
 DOG_REFERENCES = [
     ["The dog bit the man.", "The dog had bit the man."],
@@ -40,7 +54,10 @@ def test_examples_may_have_different_numbers_of_references(key):
     assert value != pytest.approx(corpus(key, DOGS, [texts[:1] for texts in references]), abs=0.1)
 
 
-@pytest.mark.parametrize(("key", "worst"), [("sacrebleu", 0), ("sacrebleu_uncased", 0), ("chrf", 0), ("ter", 100)])
+@pytest.mark.parametrize(
+    ("key", "worst"),
+    [("sacrebleu", 0), ("sacrebleu_uncased", 0), ("bleu_wmt14", 0), ("chrfpp", 0), ("chrf", 0), ("ter", 100)],
+)
 def test_empty_predictions_score_worst(key, worst):
     assert corpus(key, ["", ""], [["one two three four"], ["five six seven eight"]]) == worst
 
@@ -72,6 +89,10 @@ def test_signatures_to_the_letter():
     assert parts[:-1] == ["BLEU", "nrefs:1", "case:lc", "eff:no", "tok:13a", "smooth:exp"]
     parts = METRICS["chrf"].signature([["a"]]).split("|")
     assert parts[:-1] == ["chrF2", "nrefs:1", "case:mixed", "eff:yes", "nc:6", "nw:0", "space:no"]
+    parts = METRICS["bleu_wmt14"].signature([["a"]]).split("|")
+    assert parts[:6] == ["BLEU", "nrefs:1", "case:lc", "eff:no", "tok:intl", "smooth:exp"]
+    assert parts[7:] == ["quotes:ascii", "compounds:whole"]
+    assert METRICS["chrfpp"].signature([["a"]]).startswith("chrF2++|nrefs:1|case:mixed|eff:yes|nc:6|nw:2|")
 
 
 def test_tokenised_text_raises_no_warning(caplog):
@@ -80,26 +101,87 @@ def test_tokenised_text_raises_no_warning(caplog):
     assert not caplog.records
 
 
-def test_published_cases(read_json):
-    cases = read_json("bleu_reference/sacrebleu_cases.json")
-    plain = [case for case in cases["corpus_bleu"] if case["options"] in ({}, {"tokenize": "13a"})]
-    assert len(plain) == 3
-    for case in plain:
+@pytest.mark.parametrize(
+    ("key", "tokenize"), [("sacrebleu", "13a"), ("sacrebleu_none", "none"), ("sacrebleu_intl", "intl")]
+)
+def test_published_cases(key, tokenize, read_json):
+    cases = read_json("bleu_reference/sacrebleu_cases.json")["corpus_bleu"]
+    for case in [case for case in cases if case["options"].get("tokenize", "13a") == tokenize]:
         references = [list(texts) for texts in zip(*case["references"], strict=True)]
-        assert corpus("sacrebleu", case["hypotheses"], references) == pytest.approx(case["score"], abs=1e-5)
+        assert corpus(key, case["hypotheses"], references) == pytest.approx(case["score"], abs=1e-6)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("system", ["Facebook-AI", "ICL"])
-def test_newstest2021_figures(system, read_rows, read_json):
-    published = read_json("newstest2021_en_de/published_scores.json")["scores"][system]
-    references = [row["references"] for row in read_rows("newstest2021_en_de/test.jsonl.gz")]
-    outputs = [row["outputs"][system] for row in read_rows("newstest2021_en_de/system_outputs.jsonl.gz")]
-    assert corpus("sacrebleu", outputs, references) == pytest.approx(published["bleu-all"], abs=1e-9)
-    assert corpus("chrf", outputs, references) == pytest.approx(published["chrf-all"], abs=1e-9)
-    for column, name in enumerate("ACD"):
-        single = [[texts[column]] for texts in references]
-        assert corpus("sacrebleu", outputs, single) == pytest.approx(published[f"bleu-{name}"], abs=1e-9)
+def test_chinese_is_compared_character_by_character():
+    # 7 characters, the last one wrong: 6 of 7, 5 of 6, 4 of 5, 3 of 4
+    assert corpus("sacrebleu_zh", ["我爱北京天安们"], [["我爱北京天安门"]]) == pytest.approx(100 * (3 / 7) ** 0.25)
+    assert corpus("sacrebleu", ["我爱北京天安们"], [["我爱北京天安门"]]) == 0
+
+
+def test_japanese_is_split_by_mecab():
+    pytest.importorskip("MeCab")
+    pytest.importorskip("ipadic")
+    texts, references = ["私は東京に住んでいます。"], [["私は京都に住んでいます。"]]
+    expected = BLEU(tokenize="ja-mecab").corpus_score(texts, [[references[0][0]]]).score
+    assert 0 < corpus("sacrebleu_ja", texts, references) == pytest.approx(expected, abs=1e-9)
+
+
+def test_chrfpp_by_hand():
+    # Without spaces `abcd` and `abce`: 3 of 4, 2 of 3, 1 of 2, 0 of 1; words 1 of 2, pairs 0 of 1. No 5- or 6-grams.
+    assert corpus("chrfpp", ["ab cd"], [["ab ce"]]) == pytest.approx(100 * (3 / 4 + 2 / 3 + 1 / 2 + 1 / 2) / 6)
+
+
+def of_category(letter):
+    return "".join(re.escape(c) for c in map(chr, range(0x11000)) if unicodedata.category(c).startswith(letter))
+
+
+PUNCTUATION, SYMBOLS = of_category("P"), of_category("S")
+
+
+def wmt14_words(text):
+    # TensorFlow's official transformer: lower case, mteval-v14's international rules with \d for digits
+    text = re.sub("[“”„‟«»]", '"', re.sub("[‘’‚‛‹›]", "'", text)).lower()
+    text = re.sub(rf"([^\d])([{PUNCTUATION}])", r"\1 \2 ", text)
+    text = re.sub(rf"([{PUNCTUATION}])([^\d])", r" \1 \2", text)
+    return re.sub(rf"([{SYMBOLS}])", r" \1 ", text).split()
+
+
+def wmt14(predictions, references):
+    right, possible, lengths, smooth = [0] * 4, [0] * 4, [0, 0], 1
+    for prediction, reference in zip(predictions, references, strict=True):
+        hyp, ref = wmt14_words(prediction), wmt14_words(reference)
+        lengths = [lengths[0] + len(hyp), lengths[1] + len(ref)]
+        for n in range(4):
+            grams = [Counter(tuple(words[i : i + n + 1]) for i in range(len(words) - n)) for words in (hyp, ref)]
+            right[n] += (grams[0] & grams[1]).total()
+            possible[n] += grams[0].total()
+    logs = 0.0
+    for hits, count in zip(right, possible, strict=True):
+        smooth *= 1 if hits else 2
+        logs += math.log(hits / count if hits else 1 / (smooth * count)) / 4
+    return 100 * math.exp(logs + min(0.0, 1 - lengths[1] / lengths[0]))
+
+
+def test_the_wmt14_form_makes_quotes_ascii_ignores_case_and_leaves_compounds_whole():
+    prediction = "„Die EU-Kommission“, so ‚er‘, zahlt 3,5 €."
+    assert wmt14_words(prediction)[:6] == ['"', "die", "eu", "-", "kommission", '"']
+    reference = "\"die EU-kommission\", so 'Er', zahlt 3,5 €."
+    assert corpus("bleu_wmt14", [prediction], [[reference]]) == pytest.approx(100)
+    assert corpus("sacrebleu_uncased", [prediction], [[reference]]) < 50
+    assert corpus("bleu_wmt14", ["«a» ‹b› c d"], [["\"a\" 'b' c d"]]) == pytest.approx(100)
+
+
+def test_the_wmt14_form_smooths_as_tensorflows_script():
+    columns = ["a b c x y", "d"], ["a b c d e", "d"]
+    assert corpus("bleu_wmt14", columns[0], [[text] for text in columns[1]]) == pytest.approx(wmt14(*columns))
+
+
+def test_the_wmt14_form_is_tensorflows_on_real_outputs(read_rows):
+    rows = read_rows("bleu_reference/newstest2017_en_de.jsonl.gz")[:500]
+    outputs = [row["outputs"]["newstest2017.uedin-nmt.4722.en-de"] for row in rows]
+    references = [row["target"] for row in rows]
+    found = corpus("bleu_wmt14", outputs, [[text] for text in references])
+    assert found == pytest.approx(wmt14(outputs, references), abs=1e-6)
+    assert found != pytest.approx(corpus("sacrebleu_uncased", outputs, [[text] for text in references]), abs=0.01)
 
 
 @pytest.mark.slow

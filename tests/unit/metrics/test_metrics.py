@@ -1,7 +1,9 @@
 """The registry: which metrics there are, what a list of names stands for, and what naming them costs."""
 
+import re
 import subprocess
 import sys
+from importlib.util import find_spec
 
 import numpy as np
 import pytest
@@ -10,9 +12,11 @@ from encdec_train.errors import ConfigError
 from encdec_train.metrics import GROUPS, METRICS, expand
 
 KEYS = [
-    "sacrebleu", "sacrebleu_uncased", "chrf", "ter", "rouge1", "rouge2", "rougeL", "rougeLsum", "sari", "sari_legacy",
-    "sari_t2t", "exact_match",
+    "sacrebleu", "sacrebleu_uncased", "sacrebleu_intl", "sacrebleu_none", "sacrebleu_zh", "sacrebleu_ja", "bleu_wmt14",
+    "bleu_nltk", "chrf", "chrfpp", "ter", "rouge1", "rouge2", "rougeL", "rougeLsum", "sari", "sari_legacy", "sari_t2t",
+    "exact_match", "exact_match_normalized", "length_ratio", "novel_bigrams", "repetition", "empty",
 ]  # fmt: skip
+INSTALLED = [key for key in KEYS if all(find_spec(module) for module in METRICS[key].needs_modules)]
 PREDICTIONS = ["the cat sat on the mat .", "", "a dog"]
 REFERENCES = [["the cat is on the mat ."], ["one two", "two"], ["A dog", "a dog", "dogs"]]
 SOURCES = ["the cat was sitting on the mat .", "one and two", "a big dog"]
@@ -55,11 +59,19 @@ def test_all_unknown_names_are_reported_at_once():
     assert len(caught.value.faults) == 2
 
 
-def test_only_sari_needs_sources():
-    assert [key for key in KEYS if METRICS[key].needs_source] == ["sari", "sari_legacy", "sari_t2t"]
+def test_sari_and_novelty_need_sources():
+    assert [key for key in KEYS if METRICS[key].needs_source] == ["sari", "sari_legacy", "sari_t2t", "novel_bigrams"]
 
 
-@pytest.mark.parametrize("key", KEYS)
+def test_only_japanese_needs_a_package_of_its_own(monkeypatch):
+    monkeypatch.setattr("encdec_train.metrics.find_spec", lambda name: None)
+    assert expand([key for key in KEYS if key != "sacrebleu_ja"])
+    expected = "task.metrics: expected metrics that are installed, got 'sacrebleu_ja'; it needs MeCab and ipadic. "
+    with pytest.raises(ConfigError, match=re.escape(expected + "pip install 'sacrebleu[ja]'.")):
+        expand(["chrf", "sacrebleu_ja"])
+
+
+@pytest.mark.parametrize("key", INSTALLED)
 def test_statistics_are_a_row_an_example_and_do_not_depend_on_the_other_rows(key):
     metric = METRICS[key]
     whole = metric.statistics(PREDICTIONS, REFERENCES, SOURCES)
@@ -68,7 +80,7 @@ def test_statistics_are_a_row_an_example_and_do_not_depend_on_the_other_rows(key
     np.testing.assert_array_equal(whole, np.concatenate(alone))
 
 
-@pytest.mark.parametrize("key", KEYS)
+@pytest.mark.parametrize("key", INSTALLED)
 def test_signatures_tell_how_many_references_there_are(key):
     signature = METRICS[key].signature
     assert "|nrefs:var|" in signature(REFERENCES)
@@ -77,7 +89,7 @@ def test_signatures_tell_how_many_references_there_are(key):
 
 
 def test_signatures_differ():
-    assert len({METRICS[key].signature(REFERENCES) for key in KEYS}) == len(KEYS)
+    assert len({METRICS[key].signature(REFERENCES) for key in INSTALLED}) == len(INSTALLED)
 
 
 def test_groups_hold_known_keys():

@@ -1,4 +1,6 @@
+import re
 from fractions import Fraction
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -25,6 +27,15 @@ def one(form, source, prediction, *references):
 
 def percent(*operations):
     return pytest.approx(float(100 * sum(operations) / 3))
+
+
+def test_the_examples_of_the_documentation():
+    lines = (Path(__file__).parents[3] / "docs" / "metrics.md").read_text(encoding="utf-8").splitlines()
+    rows = [[cell.strip().strip("`") for cell in line.split("|")[1:-1]] for line in lines if line.count("|") == 8]
+    examples = [row for row in rows if re.fullmatch(r"[\d.]+", row[3])]
+    assert len(examples) == 6
+    for source, prediction, reference, *values, _ in examples:
+        assert values == [f"{one(form, source, prediction, *reference.split(' / ')):.1f}" for form in FORMS]
 
 
 def test_easse_readme_example(read_json):

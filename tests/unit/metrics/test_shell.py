@@ -28,7 +28,7 @@ def columns(name):
     return own | {"sources": SOURCES} if METRICS[name].needs_source else own
 
 
-@pytest.mark.parametrize("name", METRICS)
+@pytest.mark.parametrize("name", [name for name in METRICS if name != "sacrebleu_ja"])  # a package of its own
 def test_the_shell_gives_what_score_gives(name):
     metric = as_evaluate_metric(name)
     expected = score(PREDICTIONS, REFERENCES, SOURCES, [name], seed=5, num_resamples=1)[name]
