@@ -24,7 +24,6 @@ if TYPE_CHECKING:
 
 Scores = dict[str, Any]
 
-NUM_LEADING = 3  # sentences, of the baseline `lead3`
 _SENTENCE = re.compile(r"\S.*?(?:[.!?][\"'”’)\]]*(?=\s)|$)", re.MULTILINE)
 
 
@@ -85,23 +84,19 @@ def round_trip(texts: Sequence[str], codec: "TextCodec", limit: int) -> list[str
 
 
 def lead(text: str) -> str:
-    """Return the first sentences, a line each as ROUGE-Lsum wants them.
+    """Return the first three sentences, a line each as ROUGE-Lsum wants them.
 
-    One ends with its line, or at `.`, `!` or `?` (and quotes or brackets that close there) before white space. So
-    "Mr. Smith" is two: no list of abbreviations is kept.
+    One ends with its line, or at `.`, `!` or `?` (and what closes there) before white space: "Mr. Smith" is two.
     """
-    return "\n".join(found[0] for found in islice(_SENTENCE.finditer(text), NUM_LEADING))
+    return "\n".join(found[0] for found in islice(_SENTENCE.finditer(text), 3))
 
 
 def scored(texts: Sequence[str], rows: "Rows", config: TrainConfig | EvaluateConfig | ScoreConfig) -> Scores:
-    """Score texts with the metrics of a config's task, by name; sources count as missing where one is empty.
-
-    A run's seed is not the bootstrap's: the intervals of a prediction file are the same whoever trained.
-    """
+    """Score texts with the metrics of a config's task, by name; sources count as missing where one is empty."""
     from encdec_train.metrics.score import score as score_texts
 
     sources = rows.sources if all(rows.sources) else None
-    seed = 0 if isinstance(config, TrainConfig) else config.seed
+    seed = 0 if isinstance(config, TrainConfig) else config.seed  # of the bootstrap: the same whatever was trained
     return score_texts(texts, rows.references, sources, config.task.metrics, seed)
 
 
@@ -161,12 +156,10 @@ def _missing_split(task: TaskConfig, split: str, names: Sequence[str]) -> str:
 def score(config: ScoreConfig) -> Scores:
     """Score a prediction file and return what stands under a split's key of `metrics.json`.
 
-    Where the task has rows (`task.test_file=…`, or the demo's), predictions are joined to those of `split`; else the
-    file brings its own references.
+    Predictions are joined to the rows of `split` where the task has rows; else the file brings its own references.
 
     Raises:
-        ConfigError: When the task has other splits only.
-        DataError: When the file cannot be used, or lacks what a metric compares with.
+        EncDecError: The task has other splits only, or the file cannot be used or lacks what a metric compares with.
     """
     from encdec_train.decoding.predictions import read_predictions
 
@@ -179,7 +172,8 @@ def score(config: ScoreConfig) -> Scores:
     try:
         return scored(texts, rows, config)
     except DataError as error:
-        raise DataError(f"{config.predictions}: {error}") from error
+        where = f"example {rows.ids[rows.sources.index('')]!r}: " if "" in rows.sources else ""
+        raise DataError(f"{config.predictions}: {where}{error}") from error
 
 
 def score_table(scores: Mapping[str, Scores], baselines: Mapping[str, Mapping[str, Scores]] | None = None) -> str:

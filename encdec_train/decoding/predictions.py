@@ -86,18 +86,14 @@ def _records(path: Path) -> _Records:
             found = list(reader(stream, {"prediction", "source"}))
     except (OSError, EOFError, zlib.error) as error:
         raise DataError(fault("predictions", "a file that can be read to its end", str(path), str(error))) from error
-    return [(f"{path}:{unit} {number}", _checked(record, path, f"{path}:{unit} {number}")) for number, record in found]
-
-
-def _checked(record: dict[str, Any] | str, path: Path, where: str) -> dict[str, Any]:
-    """Pass a record on, or say what is wrong with it."""
-    if isinstance(record, str):
-        raise DataError(f"{path}:{record}")
-    if not isinstance(record.get("prediction"), str):
-        raise DataError(fault(f"{where}:prediction", "text", record))
-    if not isinstance(record.get("source", ""), str):
-        raise DataError(fault(f"{where}:source", "text", record["source"]))
-    return record
+    for number, record in found:
+        if isinstance(record, str):
+            raise DataError(f"{path}:{record}")
+        if not isinstance(record.get("prediction"), str):
+            raise DataError(fault(f"{path}:{unit} {number}:prediction", "text", record))
+        if not isinstance(record.get("source", ""), str):
+            raise DataError(fault(f"{path}:{unit} {number}:source", "text", record["source"]))
+    return [(f"{path}:{unit} {number}", record) for number, record in found if isinstance(record, dict)]
 
 
 def _references(record: dict[str, Any], where: str) -> list[str]:

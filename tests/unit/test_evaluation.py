@@ -38,9 +38,13 @@ def test_scores_carry_the_names_of_the_task() -> None:
 
 
 def test_a_runs_seed_is_not_the_bootstraps() -> None:
-    config = compose("train", ["task=files", "task.train_file=x", "task.metrics=[sacrebleu]", "seed=3"])
-    found = evaluation.scored(TEXTS, session("test").splits["test"].rows, config)
-    assert found == score_texts(TEXTS, REFERENCES, SOURCES, ["sacrebleu"], seed=0)
+    config = compose("train", ["task=files", "task.train_file=x", "task.metrics=[chrf]", "seed=3"])
+    texts = [f"{'a ' * n}cat" for n in range(12)]
+    references = [["a a a a a cat"] for _ in texts]
+    rows = Rows([str(n) for n in range(12)], texts, texts, references)
+    by_seed = [score_texts(texts, references, texts, ["chrf"], seed=seed) for seed in (0, 3)]
+    assert by_seed[0] != by_seed[1]
+    assert evaluation.scored(texts, rows, config) == by_seed[0]
 
 
 def test_copying_is_scored_as_if_it_were_the_output() -> None:
@@ -143,7 +147,7 @@ def test_anybodys_prediction_file_may_have_no_sources(tmp_path: Path) -> None:
     found = evaluation.score(compose("score", [f"predictions={file}", "task.metrics=[exact_match]"]))
     assert found["exact_match"]["value"] == pytest.approx(100 / 3)
     with pytest.raises(
-        DataError, match=r"/predictions\.jsonl: sources: expected one an example, got 'none'; sari comp"
+        DataError, match=r"/predictions\.jsonl: example '0': sources: expected one an example, got 'none'; sari comp"
     ):
         evaluation.score(compose("score", [f"predictions={file}"]))
 
