@@ -262,7 +262,7 @@ class GenerateConfig:
     """Everything `encdec generate` reads."""
 
     checkpoint: str
-    input: str  # a file, or `-` for standard input
+    input: str  # a file, or `-` for standard input: records where its first line that is not blank is a JSON object
     output: str
     task: TaskConfig
     data: DataConfig
