@@ -79,8 +79,9 @@ def generate_stream(config: "GenerateConfig") -> None:
 
     with open_input(config.input) as lines, open_output(config.output) as write:
         generator = build_generator(config)
-        column = config.task.source_column if config.input.removesuffix(".gz").endswith((".jsonl", ".json")) else None
-        count = stream(generator, lines, write, column)
+        piped = config.input == "-"  # it has no name that says what it is
+        records = piped or config.input.removesuffix(".gz").endswith((".jsonl", ".json"))
+        count = stream(generator, lines, write, config.task.source_column if records else None, look=piped)
     cut = generator.num_truncated
     console.say(f"{count:,} lines" + (f", {cut:,} cut at {generator.max_source_tokens} tokens" if cut else ""))
 

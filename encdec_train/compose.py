@@ -10,13 +10,13 @@ import types
 import typing
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import is_dataclass
+from dataclasses import fields, is_dataclass
 from enum import Enum
 from pathlib import Path
 from typing import Any
 
 from encdec_train.check import check, check_ranges
-from encdec_train.config import AnyConfig, EvaluateConfig, GenerateConfig, ScoreConfig, TrainConfig
+from encdec_train.config import AnyConfig, EvaluateConfig, GenerateConfig, ScoreConfig, TaskConfig, TrainConfig
 from encdec_train.errors import ConfigError, fault
 from encdec_train.metrics import METRICS, expand
 from encdec_train.tasks import TASKS
@@ -26,6 +26,13 @@ CONFIGS: dict[str, type] = {
     "evaluate": EvaluateConfig,
     "generate": GenerateConfig,
     "score": ScoreConfig,
+}
+_DECODING = {"data": {"max_micro_tokens"}, "trainer": {"accelerator", "precision"}}
+_TEXT = ("source_column", "max_source_tokens", "max_target_tokens")
+READ: dict[str, dict[str, set[str]]] = {  # of a section that a verb shares with `train`, where it is not all of it
+    "evaluate": {**_DECODING, "run": {"name", "output_dir", "cache_dir"}},
+    "generate": {**_DECODING, "task": {*_TEXT}},
+    "score": {"run": {"cache_dir"}, "task": {f.name for f in fields(TaskConfig)} - {*_TEXT[1:], "overlong"}},
 }
 SUGGESTED = 4  # keys of a section, where no single one is near
 
@@ -189,7 +196,9 @@ def _target(value: object, prefix: str = "") -> str | None:
 
 def _check_overrides(verb: str, parsed: Sequence[Any], config_dir: str | None) -> None:
     """Find unknown keys and choices before Hydra does, since it can only name the first and suggests nothing."""
-    keys = list(valid_keys(CONFIGS[verb]))
+    read = READ.get(verb, {})
+    every = [(key, *key.partition(".")[::2]) for key in valid_keys(CONFIGS[verb])]
+    keys = [key for key, section, name in every if not name or name in read.get(section, {name})]
     sections = {key.partition(".")[0] for key in keys if "." in key}
     roots = [conf_dir(), *([Path(config_dir)] if config_dir else [])]
     groups = {folder.name for root in roots for folder in root.iterdir() if folder.is_dir()}

@@ -18,10 +18,12 @@ class Overlong(Enum):
 
 
 class Baseline(Enum):
-    """A comparison that a run makes for itself."""
+    """A comparison that a run makes for itself: floors, and the ceiling that tokenizer and target limit leave."""
 
-    copy = "copy"
-    random = "random"
+    copy = "copy"  # the source
+    lead3 = "lead3"  # its first three sentences
+    ceiling = "ceiling"  # the first reference, through the decoder's tokenizer and the target limit
+    random = "random"  # the same model from random weights, trained
 
 
 class Share(Enum):
@@ -254,7 +256,7 @@ class EvaluateConfig:
 
     checkpoint: str  # a run folder, an export folder or a Hub id
     split: str
-    seed: int = _within(0, 2**32 - 1)
+    seed: int = _within(0, 2**32 - 1)  # of the bootstrap
     run: RunConfig
     task: TaskConfig
     data: DataConfig
@@ -267,7 +269,7 @@ class GenerateConfig:
     """Everything `encdec generate` reads."""
 
     checkpoint: str
-    input: str  # a file, or `-` for standard input
+    input: str  # a file, or `-` for standard input: records where its first line that is not blank is a JSON object
     output: str
     task: TaskConfig
     data: DataConfig
@@ -280,7 +282,9 @@ class ScoreConfig:
     """Everything `encdec score` reads."""
 
     predictions: str
-    seed: int = _within(0, 2**32 - 1)
+    split: str  # of the task's rows, where it has any: predictions are joined to them
+    seed: int = _within(0, 2**32 - 1)  # of the bootstrap
+    run: RunConfig
     task: TaskConfig
 
 

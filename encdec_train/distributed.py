@@ -5,8 +5,11 @@ The only reader of `torch.distributed` and of `SLURM_*`. Without a process group
 
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, TypeVar
+
+from encdec_train.errors import ConfigError, fault
 
 if TYPE_CHECKING:
     import torch
@@ -31,6 +34,27 @@ def world_size() -> int:
     import torch.distributed as dist
 
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+
+
+@contextmanager
+def joined() -> Iterator[None]:
+    """Let the processes that torchrun started work together; several of another launcher are a ConfigError."""
+    import torch
+    import torch.distributed as dist
+
+    ranks = int(os.environ.get("WORLD_SIZE") or os.environ.get("SLURM_STEP_NUM_TASKS") or 1)
+    if ranks == 1 or dist.is_initialized():
+        yield
+        return
+    if "MASTER_ADDR" not in os.environ:
+        raise ConfigError(fault("launcher", "one process, or torchrun", f"{ranks} tasks", "each would do all the work"))
+    if torch.cuda.is_available():
+        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")) % torch.cuda.device_count())
+    dist.init_process_group("gloo")  # texts are gathered, never tensors of a GPU
+    try:
+        yield
+    finally:
+        dist.destroy_process_group()
 
 
 def start_sum(values: "torch.Tensor") -> Callable[[], object]:

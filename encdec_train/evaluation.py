@@ -1,14 +1,16 @@
 """Decoding and scoring: of a run's test splits, of its baselines, and the verbs `evaluate` and `score`."""
 
+import re
 from collections.abc import Mapping, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from encdec_train import console, distributed
 from encdec_train.atomic import write_json
-from encdec_train.config import EvaluateConfig, ScoreConfig, TaskConfig, TrainConfig, to_dict
+from encdec_train.config import Baseline, EvaluateConfig, ScoreConfig, TaskConfig, TrainConfig, to_dict
 from encdec_train.data.sources import splits_of
-from encdec_train.errors import ConfigError, fault
+from encdec_train.errors import ConfigError, DataError, fault
 from encdec_train.fingerprint import json_sha256
 from encdec_train.session import Session, device_type, open_export, search_of
 from encdec_train.tasks import TASKS
@@ -18,8 +20,11 @@ if TYPE_CHECKING:
     from transformers import EncoderDecoderModel
 
     from encdec_train.data.load import Rows
+    from encdec_train.data.preprocess import TextCodec
 
 Scores = dict[str, Any]
+
+_SENTENCE = re.compile(r"\S.*?(?:[.!?][\"'”’)\]]*(?=\s)|$)", re.MULTILINE)
 
 
 def test_splits(config: TrainConfig, session: Session) -> list[str]:
@@ -60,10 +65,30 @@ def say_lengths(split: str, texts: Sequence[str], references: Sequence[Sequence[
     console.say(f"{split}: {words}{empty}")
 
 
-def copy_baseline(config: TrainConfig, session: Session) -> Scores:
-    """Score the source itself as if it were the output."""
+def text_baseline(kind: Baseline, config: TrainConfig, session: Session) -> Scores:
+    """Score texts that need no model as if they were the output, on every test split."""
+
+    def texts(rows: "Rows") -> list[str]:
+        if kind is Baseline.ceiling:
+            firsts = [several[0] for several in rows.references]
+            return round_trip(firsts, session.codec, config.decoding.max_new_tokens or config.task.limits[1])
+        return rows.sources if kind is Baseline.copy else [lead(text) for text in rows.sources]
+
     splits = {name: session.splits[name].rows for name in test_splits(config, session)}
-    return {name: scored(rows.sources, rows, config) for name, rows in splits.items()}
+    return {name: scored(texts(rows), rows, config) for name, rows in splits.items()}
+
+
+def round_trip(texts: Sequence[str], codec: "TextCodec", limit: int) -> list[str]:
+    """Return what is left of texts that a decoder wrote without a fault: tokenised, cut as targets are, and decoded."""
+    return [codec.decode(codec.cut_target(ids, limit)[:-1]) for ids in codec.encode_targets(texts)]
+
+
+def lead(text: str) -> str:
+    """Return the first three sentences, a line each as ROUGE-Lsum wants them.
+
+    One ends with its line, or at `.`, `!` or `?` (and what closes there) before white space: "Mr. Smith" is two.
+    """
+    return "\n".join(found[0] for found in islice(_SENTENCE.finditer(text), 3))
 
 
 def scored(texts: Sequence[str], rows: "Rows", config: TrainConfig | EvaluateConfig | ScoreConfig) -> Scores:
@@ -71,11 +96,12 @@ def scored(texts: Sequence[str], rows: "Rows", config: TrainConfig | EvaluateCon
     from encdec_train.metrics.score import score as score_texts
 
     sources = rows.sources if all(rows.sources) else None
-    return score_texts(texts, rows.references, sources, config.task.metrics, config.seed)
+    seed = 0 if isinstance(config, TrainConfig) else config.seed  # of the bootstrap: the same whatever was trained
+    return score_texts(texts, rows.references, sources, config.task.metrics, seed)
 
 
 def evaluate(config: EvaluateConfig) -> Path:
-    """Decode a split with a finished model and score it, into a run folder of its own.
+    """Decode a split with a finished model and score it, into a run folder of its own; several ranks share the work.
 
     Returns:
         The folder, with `predictions/<split>.jsonl` and `metrics.json`.
@@ -83,29 +109,41 @@ def evaluate(config: EvaluateConfig) -> Path:
     Raises:
         EncDecError: One clear message.
     """
+    if distributed.rank() > 0:
+        console.silence()
     sources = splits_of(config.task, Path(config.run.cache_dir))
     if config.split not in sources:
         raise ConfigError(_missing_split(config.task, config.split, list(sources)))
-    key = json_sha256([to_dict(config), sources[config.split].fingerprint])[:6]
+    what = [to_dict(part) for part in (config.task, config.decoding)] + [config.trainer.precision.value]
+    key = json_sha256([config.checkpoint, config.split, config.seed, what, sources[config.split].fingerprint])[:6]
     folder = Path(config.run.output_dir) / (config.run.name or f"evaluate-{config.task.name}-{key}")
     if (folder / "manifest.json").is_file():
         reason = f"{folder} is a training run, whose scores this would replace"
         raise ConfigError(fault("run.name", "a new name", config.run.name, reason))
-    from encdec_train.data.preprocess import Limits, encode_split
-    from encdec_train.decoding.predictions import predict, write_predictions
+    from encdec_train.decoding.predictions import write_predictions
 
     rows = sources[config.split].load()
+    with distributed.joined():
+        texts = _decoded(config, rows)
+    if distributed.rank() == 0:
+        say_lengths(config.split, texts, rows.references)
+        scores = {config.split: scored(texts, rows, config)}
+        write_predictions(folder / "predictions" / f"{config.split}.jsonl", rows, texts)
+        write_json(folder / "metrics.json", scores)
+        console.say(score_table(scores))
+        console.say(f"\npredictions and scores: {folder}")
+    return folder
+
+
+def _decoded(config: EvaluateConfig, rows: "Rows") -> list[str]:
+    from encdec_train.data.preprocess import Limits, encode_split
+    from encdec_train.decoding.predictions import predict
+
     found, task = open_export(config), config.task
     limits = Limits(found.max_source_tokens, task.max_target_tokens or found.search.max_new_tokens, task.overlong)
     split = encode_split(rows, found.codec, limits, name=config.split, cache_dir=None, cache_key=None)
     with found.precision():
-        texts = predict(found.model, split, range(len(rows)), found.codec, found.search, f"decode {config.split}")
-    scores = {config.split: scored(texts, rows, config)}
-    write_predictions(folder / "predictions" / f"{config.split}.jsonl", rows, texts)
-    write_json(folder / "metrics.json", scores)
-    console.say(score_table(scores))
-    console.say(f"\npredictions and scores: {folder}")
-    return folder
+        return predict(found.model, split, range(len(rows)), found.codec, found.search, f"decode {config.split}")
 
 
 def _missing_split(task: TaskConfig, split: str, names: Sequence[str]) -> str:
@@ -118,13 +156,24 @@ def _missing_split(task: TaskConfig, split: str, names: Sequence[str]) -> str:
 def score(config: ScoreConfig) -> Scores:
     """Score a prediction file and return what stands under a split's key of `metrics.json`.
 
+    Predictions are joined to the rows of `split` where the task has rows; else the file brings its own references.
+
     Raises:
-        DataError: When the file cannot be used.
+        EncDecError: The task has other splits only, or the file cannot be used or lacks what a metric compares with.
     """
     from encdec_train.decoding.predictions import read_predictions
 
-    rows, texts = read_predictions(Path(config.predictions))
-    return scored(texts, rows, config)
+    splits = splits_of(config.task, Path(config.run.cache_dir))
+    if splits and config.split not in splits:
+        raise ConfigError(_missing_split(config.task, config.split, list(splits)))
+    rows, texts = read_predictions(Path(config.predictions), splits[config.split].load() if splits else None)
+    if empty := sum(not text.strip() for text in texts):
+        console.say(f"{empty:,} of {len(texts):,} predictions are empty")
+    try:
+        return scored(texts, rows, config)
+    except DataError as error:
+        where = f"example {rows.ids[rows.sources.index('')]!r}: " if "" in rows.sources else ""
+        raise DataError(f"{config.predictions}: {where}{error}") from error
 
 
 def score_table(scores: Mapping[str, Scores], baselines: Mapping[str, Mapping[str, Scores]] | None = None) -> str:

@@ -13,7 +13,7 @@ from encdec_train.atomic import write_json
 from encdec_train.config import Baseline, Init, Schedule, TrackerName, TrainConfig, to_dict, to_yaml
 from encdec_train.data.sources import SplitSource, splits_of
 from encdec_train.errors import ConfigError, fault
-from encdec_train.evaluation import Scores, copy_baseline, score_table, score_tests, test_splits
+from encdec_train.evaluation import Scores, score_table, score_tests, test_splits, text_baseline
 from encdec_train.folder import RunFolder, identify, open_folder
 from encdec_train.session import (
     Session,
@@ -225,12 +225,13 @@ def export(run: Run, started: "WarmStart", scores: Scores, step: int) -> None:
 
 
 def score_baselines(run: Run) -> dict[str, Scores]:
-    """Score what the run is compared with: its source copied, and the same model from random weights."""
+    """Score what the run is compared with: floors, ceiling, and the same model from random weights."""
     config, found = run.config, dict[str, Scores]()
     if not test_splits(config, run.session):
         return found
-    if Baseline.copy in config.run.baselines:
-        found["copy"] = copy_baseline(config, run.session)
+    for kind in dict.fromkeys(config.run.baselines):
+        if kind is not Baseline.random:
+            found[kind.value] = text_baseline(kind, config, run.session)
     if Baseline.random in config.run.baselines and config.model.init is not Init.none:
         console.say("\nbaseline: the same model from random weights, the same data and steps")
         started = warm_start(config, run.session, Init.none)
@@ -260,8 +261,7 @@ def announce(run: Run, scores: Scores, baselines: Mapping[str, Scores]) -> None:
     if scores:
         console.say("\n" + score_table(scores, baselines))
     for split in list(scores)[:1]:
-        _, texts = read_predictions(path / "predictions" / f"{split}.jsonl")
-        rows = run.session.splits[split].rows
+        rows, texts = read_predictions(path / "predictions" / f"{split}.jsonl")
         for source, text, references in list(zip(rows.sources, texts, rows.references, strict=True))[:NUM_SHOWN]:
             mark = "=" if text in references else "≠"
             console.say(f"\n  source      {clipped(source)}\n  prediction  {clipped(text)}")

@@ -12,6 +12,7 @@ import json
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from difflib import get_close_matches
+from itertools import chain
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -25,11 +26,11 @@ Record = tuple[int, dict[str, Any] | str]
 Reader = Callable[[BinaryIO, set[str]], Iterator[Record]]  # the set: columns that the file must have
 
 
-def reader_of(path: Path, key: str) -> tuple[Reader, str]:
+def reader_of(path: Path, key: str, other: Reader | None = None) -> tuple[Reader, str]:
     """Choose by a file's name how to read it, and what an editor or a data viewer numbers in it: lines or rows.
 
     Raises:
-        DataError: There is no such file, or its name ends in nothing known.
+        DataError: There is no such file, or its name ends in nothing known and there is no `other` reader for it.
     """
     if path.is_dir():
         raise DataError(fault(key, "a file", str(path), "it is a folder"))
@@ -39,9 +40,11 @@ def reader_of(path: Path, key: str) -> tuple[Reader, str]:
         raise DataError(fault(key, "a file", str(path), reason, f"Set {key}{nearest(path.name, siblings or [])}"))
     name = path.name.lower().removesuffix(".gz")
     suffix = next((suffix for suffix in _READERS if name.endswith(suffix)), None)
-    if suffix is None:
+    if suffix is not None:
+        return _READERS[suffix]
+    if other is None:
         raise DataError(fault(key, f"a file that ends in {', '.join(_READERS)}, or one of these and .gz", str(path)))
-    return _READERS[suffix]
+    return other, "line"
 
 
 def nearest(name: str, names: Iterable[str]) -> str:
@@ -55,7 +58,7 @@ def unzipped(file: BinaryIO, path: Path) -> BinaryIO:
     return io.BufferedReader(gzip.open(file)) if path.name.lower().endswith(".gz") else file
 
 
-def _lines(stream: BinaryIO) -> Iterator[tuple[int, str, str]]:
+def _lines(stream: Iterable[bytes]) -> Iterator[tuple[int, str, str]]:
     """Yield number, text with its line end, and the complaint (else an empty text) of every line.
 
     Lines end at a line feed alone: texts may hold the other characters that Unicode counts as line ends.
@@ -70,7 +73,25 @@ def _lines(stream: BinaryIO) -> Iterator[tuple[int, str, str]]:
             yield number, line.decode(errors="replace"), fault(f"line {number}", "UTF-8", None, what, remedy)
 
 
-def json_lines(stream: BinaryIO, _required: set[str]) -> Iterator[Record]:
+def text_lines(stream: Iterable[bytes], required: set[str]) -> Iterator[Record]:
+    """Give each line as a `prediction`, a blank one too; a file that starts with a JSON object is JSON Lines."""
+    lines = iter(stream)
+    first = next(lines, b"")
+    again = chain([first] if first else [], lines)
+    if is_object(first):
+        return json_lines(again, required)
+    return ((number, bad or {"prediction": line.rstrip("\r\n")}) for number, line, bad in _lines(again))
+
+
+def is_object(line: bytes) -> bool:
+    """Tell whether a line is a JSON object."""
+    try:
+        return isinstance(json.loads(line), dict)
+    except (ValueError, RecursionError):
+        return False
+
+
+def json_lines(stream: Iterable[bytes], _required: set[str]) -> Iterator[Record]:
     """Yield the object of each line."""
     decode = json.JSONDecoder(object_pairs_hook=_distinct).decode
     for number, line, complaint in _lines(stream):

@@ -97,7 +97,8 @@ def _scores(run: RunRecord) -> str:
         return '<h2>Scores</h2><p class="soft">No test split has been scored yet.</p>'
     note = (
         '<p class="soft">All on 0–100. The bar around a mark is the 95% interval over test examples, not over training '
-        "runs; rings are baselines. The small print is the signature that makes a score comparable.</p>"
+        "runs; rings are baselines, <i>ceiling</i> being what tokenizer and target limit leave of the first reference. "
+        "The small print is the signature that makes a score comparable.</p>"
     )
     return f"<h2>Scores</h2>{note}" + "".join(_score_table(split, run) for split in run.scores)
 

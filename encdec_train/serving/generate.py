@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, cast
 
 from encdec_train import console
+from encdec_train.data.formats import is_object
 from encdec_train.data.preprocess import TextCodec
 from encdec_train.errors import DataError, fault
 
@@ -62,7 +63,9 @@ class Generator:
         return outputs
 
 
-def stream(generator: Generator, lines: BinaryIO, write: Callable[[str], object], column: str | None) -> int:
+def stream(
+    generator: Generator, lines: BinaryIO, write: Callable[[str], object], column: str | None, *, look: bool = False
+) -> int:
     """Read lines, write a line for each, in order.
 
     What is waiting is decoded together, up to `CHUNK` lines; so a file goes through in large batches, and a person at a
@@ -73,6 +76,7 @@ def stream(generator: Generator, lines: BinaryIO, write: Callable[[str], object]
         lines: UTF-8 lines; plain text, or JSON objects when `column` is given.
         write: Takes one output line.
         column: The key of the source text in JSON input; the object comes back with `prediction` added.
+        look: The first line that is not blank says whether they are JSON objects.
 
     Returns:
         The number of lines.
@@ -83,6 +87,8 @@ def stream(generator: Generator, lines: BinaryIO, write: Callable[[str], object]
     """
     count = 0
     for chunk in _chunks(lines):
+        if look and (first := next((line for line in chunk if line.strip()), None)):
+            column, look = (column if is_object(first) else None), False
         records, damage = _records(chunk, count + 1, column)
         texts = generator([text for _, text in records])
         for (record, _), text in zip(records, texts, strict=True):

@@ -306,13 +306,19 @@ def test_an_evaluation_does_not_replace_a_run(finished: Path, encdec: Callable[.
         (["evaluate", "checkpoint=out/run", "task.test_file=test.jsonl"],
          "evaluate: task.test_file: expected null, got 'test.jsonl'; the demo writes its own files. Add task=files."),
         (["score", "predictions=none.jsonl"],
-         "score: predictions: expected a JSONL file of predictions, got 'none.jsonl'; there is no such file."),
+         "score: predictions: expected a file, got 'none.jsonl'; there is no such file."),
+        (["score", "predictions=lines.txt", "task.test_file=test.jsonl"],
+         "score: lines.txt: expected 8 predictions, one an example, got 1; example 'row201' is left over."),
+        (["score", "predictions=lines.txt"], "score: lines.txt:line 1:references: expected a list of texts. "),
+        (["score", "predictions=out/run/predictions/test.jsonl", "task.metrics=[bleu]"],
+         "score: task.metrics: expected names out of"),
         (["score", "predictions=test.jsonl"], "score: test.jsonl:line 1:prediction: expected text, got"),
     ],
 )  # fmt: skip
 def test_mistakes_with_a_finished_run(
     command: list[str], text: str, finished: Path, encdec: Callable[..., Any], shared: ModuleType
 ) -> None:
+    (finished / "lines.txt").write_text("one\n", encoding="utf-8")
     before = shared.snapshot(finished)
     done = encdec(*command)
     assert (done.status, done.out) == (2, "")

@@ -49,13 +49,15 @@ def test_the_demo_scores_itself_beside_two_baselines(small_demo, capsys) -> None
     metrics = json.loads((folder / "metrics.json").read_text())
     splits = {"test", "test_unseen_words"}
     assert set(metrics) == splits | {"baselines"}
-    assert {name: set(scores) for name, scores in metrics["baselines"].items()} == {"copy": splits, "random": splits}
+    assert list(metrics["baselines"]) == ["copy", "ceiling", "random"]
+    assert all(set(scores) == splits for scores in metrics["baselines"].values())
+    assert metrics["baselines"]["ceiling"]["test"]["exact_match"]["value"] == 0  # in four tokens
     assert metrics["baselines"]["copy"]["test"]["exact_match"]["value"] == 0
     for name in splits:
         lines = (folder / "predictions" / f"{name}.jsonl").read_text().splitlines()
         assert [json.loads(line)["id"] for line in lines] == [f"{name}-{n}" for n in range(9)]
     header = next(line for line in said.splitlines() if line.startswith("split"))
-    assert header.split() == ["split", "metric", "score", "95%", "interval", "copy", "random"]
+    assert header.split() == ["split", "metric", "score", "95%", "interval", "copy", "ceiling", "random"]
     assert said.count("  source  ") == said.count("  prediction  ") == 5
     assert f" generate checkpoint={folder.relative_to(small_demo)}/export" in said
     assert " train task=files task.train_file=" in said

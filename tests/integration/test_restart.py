@@ -36,7 +36,7 @@ def test_a_finished_run_names_settings_that_its_scores_were_not_made_with(
     assert done.err == (
         "out/run is finished; nothing to do. Another seed or run.name makes another run. Its scores were made with\n"
         "  decoding.num_beams: 2 there, 1 asked for\n"
-        "  run.baselines: ['copy'] there, [] asked for\n"
+        "  run.baselines: ['copy', 'ceiling'] there, [] asked for\n"
         "`encdec evaluate checkpoint=out/run` scores it anew.\n"
     )
     assert shared.snapshot(finished) == before

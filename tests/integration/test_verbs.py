@@ -13,6 +13,7 @@ import pytest
 from results import load, read
 
 import encdec_train
+from encdec_train.metrics import METRICS
 
 Encdec = Callable[..., Any]
 SHORT = ("trainer.max_steps=2", "run.name=short")
@@ -26,6 +27,45 @@ def test_score_prints_what_the_run_says(finished: Path, encdec: Encdec) -> None:
     assert list(json.loads(one.out)) == ["chrf"]
 
 
+def test_every_score_can_be_made_again_from_the_prediction_file(finished: Path, encdec: Encdec) -> None:
+    metrics = f"task.metrics=[{','.join(METRICS)}]"
+    data = ("task=files", "task.test_file=test.jsonl", "run.output_dir=out", "run.name=all")
+    assert encdec("evaluate", "checkpoint=out/run", *data, metrics).status == 0
+    made = load("out/all/metrics.json")["test"]
+    assert list(made) == list(METRICS)
+    done = encdec("score", "predictions=out/all/predictions/test.jsonl", metrics)
+    assert (done.status, json.loads(done.out)) == (0, made)
+
+
+def test_score_takes_every_form_of_predictions(finished: Path, encdec: Encdec) -> None:
+    rows = read("out/run/predictions/test.jsonl")
+    short = [json.dumps({key: row[key] for key in ("id", "prediction")}) for row in rows]
+    (finished / "short.jsonl").write_text("\n".join(short), encoding="utf-8")
+    (finished / "reordered.jsonl").write_text("\n".join(sorted(short, key=hash)), encoding="utf-8")
+    (finished / "lines.txt").write_text("\n".join(row["prediction"] for row in rows), encoding="utf-8")
+    for name in ("out/run/predictions/test.jsonl", "short.jsonl", "reordered.jsonl", "lines.txt"):
+        done = encdec("score", f"predictions={name}", "task.test_file=test.jsonl")
+        assert json.loads(done.out) == load("out/run/metrics.json")["test"], name
+
+
+def test_what_computes_does_not_name_the_folder_of_an_evaluation(finished: Path, encdec: Encdec) -> None:
+    data = ("checkpoint=out/run", "task=files", "task.test_file=test.jsonl")
+    for number, more in enumerate([[], ["data.max_micro_tokens=64"], ["run.cache_dir=x", "trainer.accelerator=cpu"]]):
+        assert encdec("evaluate", *data, *more).status == 0
+        assert len(list((finished / "outputs").glob("evaluate-*"))) == 1, number
+    assert encdec("evaluate", *data, "decoding=greedy").status == 0
+    assert len(list((finished / "outputs").glob("evaluate-*"))) == 2
+
+
+def test_a_name_that_is_no_folder_is_looked_for_on_the_hub(finished: Path, encdec: Encdec) -> None:
+    done = encdec("evaluate", "checkpoint=somebody/bert2bert", "task=files", "task.test_file=test.jsonl")
+    assert (done.status, done.out) == (2, "")
+    assert done.err.startswith(
+        "encdec evaluate: checkpoint: expected a run folder, an export folder or a Hub id, got 's"
+    )
+    assert not (finished / "outputs").exists()
+
+
 @pytest.mark.parametrize("checkpoint", ["out/run", "out/run/export"])
 def test_evaluate_decodes_as_the_run_did(checkpoint: str, finished: Path, encdec: Encdec) -> None:
     data = ("task=files", "task.test_file=test.jsonl", "task.validation_file=validation.jsonl")
@@ -37,6 +77,9 @@ def test_evaluate_decodes_as_the_run_did(checkpoint: str, finished: Path, encdec
     encdec("evaluate", f"checkpoint={checkpoint}", *data, "split=validation", "run.name=other", "decoding=greedy")
     assert len(read("outputs/other/predictions/validation.jsonl")) == 6
     assert list(load("outputs/other/metrics.json")) == ["validation"]
+    training = ("task=files", "task.train_file=train.jsonl", "split=train", "run.name=training")
+    assert encdec("evaluate", f"checkpoint={checkpoint}", *training).status == 0
+    assert [row["id"] for row in read("outputs/training/predictions/train.jsonl")] == [f"row{i}" for i in range(24)]
 
 
 def predicted(run: Path) -> tuple[list[str], list[str]]:
@@ -57,6 +100,18 @@ def test_generate_gives_the_predictions_of_the_run(
     assert done.status == 0
     assert done.out.split("\n")[:-1] == [*texts[:3], "", *texts[3:]]
     assert done.err == "9 lines\n"
+
+
+def test_generate_sees_records_on_standard_input(
+    finished: Path, encdec: Encdec, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, texts = predicted(finished)
+    data = b"\n" + Path("test.jsonl").read_bytes()
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(data)))
+    done = encdec("generate", "checkpoint=out/run")
+    first, *answers = done.out.splitlines()
+    assert (first, [json.loads(line)["prediction"] for line in answers]) == ("", texts)
+    assert [json.loads(line)["id"] for line in answers] == [row["id"] for row in read("test.jsonl")]
 
 
 def test_a_run_in_bf16_is_scored_as_its_export_will_be(

@@ -46,7 +46,7 @@ def own(tmp_path: Path) -> Callable[..., str]:
 def test_train_without_arguments_is_the_demo() -> None:
     config = compose("train")
     assert (config.task.name, config.model.encoder, config.model.decoder) == ("demo", "demo", "demo")
-    assert config.run.baselines == [Baseline.copy, Baseline.random]
+    assert config.run.baselines == [Baseline.copy, Baseline.ceiling, Baseline.random]
     assert (config.run.output_dir, config.run.cache_dir, config.run.name) == ("outputs", "outputs/.cache", None)
     assert config.seed == 0
 
@@ -54,7 +54,7 @@ def test_train_without_arguments_is_the_demo() -> None:
 def test_another_task_leaves_the_demos_settings_behind() -> None:
     config = compose("train", ["task=files"])
     assert config.model.encoder == "google-bert/bert-base-uncased"
-    assert config.run.baselines == [Baseline.copy]
+    assert config.run.baselines == [Baseline.copy, Baseline.ceiling]
 
 
 def test_overrides_are_typed() -> None:
@@ -119,6 +119,32 @@ def test_a_key_of_another_verb_is_said_to_be_that(override: str) -> None:
     ]
 
 
+UNREAD = {
+    "evaluate": ["trainer.max_steps=3", "trainer.devices=2", "data.batch_examples=8", "run.baselines=[]"],
+    "generate": ["trainer.devices=2", "data.num_workers=1", "task.test_file=x", "task.metrics=[ter]", "task.name=demo"],
+    "score": ["task.max_source_tokens=9", "task.overlong=refuse", "run.name=x", "run.output_dir=x"],
+}
+READ = {
+    "evaluate": ["trainer.precision=bf16", "data.max_micro_tokens=64", "run.name=x", "task.max_source_tokens=9"],
+    "generate": ["trainer.accelerator=cpu", "task.source_column=text", "task.max_target_tokens=9"],
+    "score": ["task=demo", "task.test_file=null", "task.num_test_examples=9", "run.cache_dir=x", "split=validation"],
+}
+NEEDED = {"evaluate": "checkpoint=x", "generate": "checkpoint=x", "score": "predictions=x"}
+
+
+@pytest.mark.parametrize(("verb", "override"), [(verb, one) for verb, several in UNREAD.items() for one in several])
+def test_a_key_of_a_shared_section_that_a_verb_does_not_read_is_refused(verb: str, override: str) -> None:
+    key = override.partition("=")[0]
+    (found,) = faults(verb, NEEDED[verb], override)
+    assert found.startswith(f"{key}: expected a known key; ")
+    assert found.endswith(f"`encdec {verb}` does not read it. Leave it out.")
+
+
+@pytest.mark.parametrize("verb", READ)
+def test_what_a_verb_reads_can_be_set(verb: str) -> None:
+    assert compose(verb, [NEEDED[verb], *READ[verb]]) != compose(verb, [NEEDED[verb]])
+
+
 WRONG = [
     ("task=fles", "task: expected one of demo, files, got 'fles'. Did you mean files."),
     ("optim=sgd", "optim: expected one of adamw, got 'sgd'."),
@@ -142,7 +168,7 @@ WRONG = [
     ("task.source_column=null", "task.source_column: expected text, got 'null'."),
     ("task.metrics=rouge", "task.metrics: expected a list, each text, got 'rouge'. Write task.metrics=[rouge]."),
     ("task.metrics=[sari,3]", "task.metrics[1]: expected text, got 3. "),
-    ("run.baselines=[copy,none]", "run.baselines[1]: expected one of copy, random, got 'none'."),
+    ("run.baselines=[copy,none]", "run.baselines[1]: expected one of copy, lead3, ceiling, random, got 'none'."),
     ("task.metrics=[bleu]", f"task.metrics: expected names out of {METRICS}, got 'bleu'. The nearest is sacrebleu."),
     ("task.name=news", "task.name: expected one of files, demo, got 'news'; it says where the rows come from."),
     ("trainer.best_metric=chrf", "trainer.best_metric: expected one of loss, sacrebleu, rouge1, rouge2, rougeL, "

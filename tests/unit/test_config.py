@@ -27,7 +27,7 @@ def test_the_verbs_share_their_keys() -> None:
         "train": [],
         "evaluate": ["checkpoint", "split"],
         "generate": ["checkpoint", "input", "output"],
-        "score": ["predictions"],
+        "score": ["predictions", "split"],
     }
 
 

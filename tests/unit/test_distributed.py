@@ -1,6 +1,8 @@
 """Ranks: alone without a process group, and two real processes with one."""
 
 import multiprocessing
+import os
+import socket
 import sys
 from pathlib import Path
 from queue import Queue
@@ -10,8 +12,9 @@ import pytest
 import torch
 
 from encdec_train import distributed
+from encdec_train.errors import ConfigError
 
-LAUNCHERS = ("RANK", "SLURM_PROCID", "LOCAL_RANK")
+LAUNCHERS = ("RANK", "SLURM_PROCID", "LOCAL_RANK", "WORLD_SIZE", "SLURM_STEP_NUM_TASKS", "MASTER_ADDR")
 
 
 @pytest.fixture
@@ -55,6 +58,42 @@ def test_a_process_alone_says_everything_to_itself() -> None:
     assert distributed.gather_ordered([(3, "d"), (1, "b")]) == ["b", "d"]
     assert distributed.gather_ordered([]) == []
     distributed.barrier()
+
+
+def test_a_process_alone_needs_nobody_to_join(no_launcher: pytest.MonkeyPatch) -> None:
+    with distributed.joined():
+        assert (torch.distributed.is_initialized(), distributed.world_size()) == (False, 1)
+
+
+def test_several_processes_that_cannot_find_one_another_are_refused(no_launcher: pytest.MonkeyPatch) -> None:
+    no_launcher.setenv("SLURM_STEP_NUM_TASKS", "4")
+    with (
+        pytest.raises(ConfigError, match="^launcher: expected one process, or torchrun, got '4 tasks'; each would do"),
+        distributed.joined(),
+    ):
+        pytest.fail("it must not go on")
+
+
+def test_a_group_of_torchrun_lasts_as_long_as_it_is_needed(no_launcher: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    context = multiprocessing.get_context("spawn")
+    answers = context.Queue()
+    workers = [context.Process(target=join, args=(rank, port, answers)) for rank in range(2)]
+    for worker in workers:
+        worker.start()
+    assert sorted(answers.get(timeout=120) for _ in workers) == [(0, 2, ["0", "1"], 1), (1, 2, ["0", "1"], 1)]
+    for worker in workers:
+        worker.join(30)
+
+
+def join(rank: int, port: int, answers: "Queue[Any]") -> None:
+    """Be a rank as torchrun starts it."""
+    os.environ |= {"RANK": str(rank), "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    with distributed.joined():
+        ranks, found = distributed.world_size(), distributed.gather_ordered([(rank, str(rank))])
+    answers.put((distributed.rank(), ranks, found, distributed.world_size()))
 
 
 def test_items_are_ordered_by_their_number_alone() -> None:

@@ -7,6 +7,7 @@ import pytest
 
 from encdec_train import evaluation
 from encdec_train.compose import compose
+from encdec_train.config import Baseline
 from encdec_train.data.load import Rows
 from encdec_train.errors import ConfigError, DataError
 from encdec_train.metrics.score import score as score_texts
@@ -36,11 +37,73 @@ def test_scores_carry_the_names_of_the_task() -> None:
     assert found["exact_match"]["value"] == pytest.approx(100 * 2 / 3)
 
 
+def test_a_runs_seed_is_not_the_bootstraps() -> None:
+    config = compose("train", ["task=files", "task.train_file=x", "task.metrics=[chrf]", "seed=3"])
+    texts = [f"{'a ' * n}cat" for n in range(12)]
+    references = [["a a a a a cat"] for _ in texts]
+    rows = Rows([str(n) for n in range(12)], texts, texts, references)
+    by_seed = [score_texts(texts, references, texts, ["chrf"], seed=seed) for seed in (0, 3)]
+    assert by_seed[0] != by_seed[1]
+    assert evaluation.scored(texts, rows, config) == by_seed[0]
+
+
 def test_copying_is_scored_as_if_it_were_the_output() -> None:
     config = compose("train", ["task=files", "task.train_file=x", "task.metrics=[exact_match]"])
-    found = evaluation.copy_baseline(config, session("train", "test"))
+    found = evaluation.text_baseline(Baseline.copy, config, session("train", "test"))
     assert list(found) == ["test"]
     assert found["test"]["exact_match"]["value"] == pytest.approx(100 / 3)  # the dog ran
+
+
+@pytest.mark.parametrize(
+    ("text", "lines"),
+    [
+        ("One. Two! Three? Four.", ["One.", "Two!", "Three?"]),
+        ("One.\n\nTwo\n Three. Four", ["One.", "Two", "Three."]),
+        ('He said "no." Then (so it went.) 3.5 left! Gone.', ['He said "no."', "Then (so it went.)", "3.5 left!"]),
+        ("Mr. Smith ran. Off", ["Mr.", "Smith ran.", "Off"]),
+        ("  no end at all  ", ["no end at all  "]),
+        ("Ein Satz… noch einer?! Ende", ["Ein Satz… noch einer?!", "Ende"]),
+    ],
+)
+def test_the_leading_sentences(text: str, lines: list[str]) -> None:
+    assert evaluation.lead(text) == "\n".join(lines)
+
+
+class Words:
+    """A codec whose tokens are lower-case words, with an end token."""
+
+    def encode_targets(self, texts: list[str]) -> list[list[str]]:
+        return [[*text.lower().split(), "</s>"] for text in texts]
+
+    def cut_target(self, ids: list[str], limit: int) -> list[str]:
+        return ids if len(ids) <= limit else [*ids[: limit - 1], "</s>"]
+
+    def decode(self, ids: list[str]) -> str:
+        return " ".join(ids)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "texts"),
+    [
+        ([], ["the cat sat", "a dog ran", "the bird"]),
+        (["task.max_target_tokens=3"], ["the cat", "a dog", "the bird"]),
+        (["decoding.max_new_tokens=3"], ["the cat", "a dog", "the bird"]),
+    ],
+)
+def test_the_ceiling_is_the_first_reference_as_a_decoder_could_write_it(overrides: list[str], texts: list[str]) -> None:
+    config = compose("train", ["task=files", "task.train_file=x", "task.metrics=[rouge1,exact_match]", *overrides])
+    references = [["The cat  sat", "a cat sat"], ["a dog ran"], ["the bird"]]
+    rows = Rows(["0", "1", "2"], SOURCES, ["another target"] * 3, references)
+    loaded: Any = SimpleNamespace(splits={"test": SimpleNamespace(rows=rows)}, codec=Words())
+    found = evaluation.text_baseline(Baseline.ceiling, config, loaded)
+    assert found == {"test": score_texts(texts, references, SOURCES, ["rouge1", "exact_match"], seed=0)}
+
+
+def test_lead_3_is_scored_too() -> None:
+    config = compose("train", ["task=files", "task.train_file=x", "task.metrics=[rougeLsum]"])
+    rows = Rows(["0"], ["A b. C d. E f. G h."], ["x"], [["a b.\nc d.\ne f."]])
+    loaded: Any = SimpleNamespace(splits={"test": SimpleNamespace(rows=rows)})
+    assert evaluation.text_baseline(Baseline.lead3, config, loaded)["test"]["rougeLsum"]["value"] == pytest.approx(100)
 
 
 def entry(value: float, low: float, high: float) -> dict[str, Any]:
@@ -83,13 +146,45 @@ def test_anybodys_prediction_file_may_have_no_sources(tmp_path: Path) -> None:
     file = predictions(tmp_path / "predictions.jsonl", source=None, id=None, references="the bird")
     found = evaluation.score(compose("score", [f"predictions={file}", "task.metrics=[exact_match]"]))
     assert found["exact_match"]["value"] == pytest.approx(100 / 3)
-    with pytest.raises(DataError, match="^sources: expected one an example, got 'none'; sari compares with the source"):
+    with pytest.raises(
+        DataError, match=r"/predictions\.jsonl: example '0': sources: expected one an example, got 'none'; sari comp"
+    ):
         evaluation.score(compose("score", [f"predictions={file}"]))
 
 
 def test_a_prediction_file_that_is_not_there(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="^predictions: expected a JSONL file of predictions, got .* there is no such"):
+    with pytest.raises(DataError, match="^predictions: expected a file, got .* there is no such"):
         evaluation.score(compose("score", [f"predictions={tmp_path}/none.jsonl"]))
+
+
+def test_predictions_are_joined_to_the_rows_of_a_split(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    ours = predictions(tmp_path / "ours.jsonl")
+    expected = evaluation.score(compose("score", [f"predictions={ours}"]))
+    rows = [{"id": str(i), "source": SOURCES[i], "target": "x", "references": REFERENCES[i]} for i in range(3)]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    theirs = predictions(tmp_path / "theirs.jsonl", source=None, references=None).read_text().splitlines(keepends=True)
+    forms = {"a.jsonl": "".join(theirs), "b.jsonl": "".join(theirs[::-1]), "c.txt": "\n".join(TEXTS)}
+    for name, text in forms.items():
+        (tmp_path / name).write_text(text)
+        for split in ("test", "validation"):
+            given = [f"predictions={tmp_path}/{name}", f"task.{split}_file={tmp_path}/rows.jsonl", f"split={split}"]
+            assert evaluation.score(compose("score", given)) == expected
+    assert capsys.readouterr().err == ""
+
+
+def test_empty_predictions_score_and_are_counted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = predictions(tmp_path / "predictions.jsonl", prediction=" ")
+    found = evaluation.score(compose("score", [f"predictions={file}"]))
+    assert {name: entry["value"] for name, entry in found.items() if "sari" not in name} == {
+        "sacrebleu": 0, "rouge1": 0, "rouge2": 0, "rougeL": 0, "rougeLsum": 0, "exact_match": 0,
+    }  # fmt: skip
+    assert capsys.readouterr().err == "3 of 3 predictions are empty\n"
+
+
+def test_the_split_of_a_prediction_file_must_be_there(tmp_path: Path, pairs_file: Path) -> None:
+    file = predictions(tmp_path / "predictions.jsonl")
+    with pytest.raises(ConfigError, match="^task.test_file: expected a file of pairs, got 'null'; split=test reads it"):
+        evaluation.score(compose("score", [f"predictions={file}", f"task.validation_file={pairs_file}"]))
 
 
 @pytest.mark.parametrize(

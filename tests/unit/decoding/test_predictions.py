@@ -1,10 +1,13 @@
 """Predictions: one for each index, in order, in a file that is whole or not there."""
 
+import gzip
 import json
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pytest
+from pyarrow import parquet
 
 from encdec_train import distributed
 from encdec_train.config import Overlong
@@ -83,11 +86,11 @@ def test_too_few_predictions_leave_the_file_as_it_was(rows: Rows, tmp_path: Path
 
 def test_anybodys_file_can_be_read(tmp_path: Path) -> None:
     path = tmp_path / "theirs.jsonl"
-    lines = [{"prediction": "a b", "references": "a"}, {"prediction": "", "references": ["b", "c"], "id": 7, "more": 1}]
+    lines = [{"prediction": "a b", "references": "a", "id": "x"}, {"prediction": "", "references": ["b", "c"], "id": 7}]
     path.write_text("".join(json.dumps(line) + "\n" for line in lines))
     found, texts = read_predictions(path)
     assert texts == ["a b", ""]
-    assert found == Rows(["0", "7"], ["", ""], ["a", "b"], [["a"], ["b", "c"]])
+    assert found == Rows(["x", "7"], ["", ""], ["a", "b"], [["a"], ["b", "c"]])
 
 
 @pytest.mark.parametrize(
@@ -98,7 +101,10 @@ def test_anybodys_file_can_be_read(tmp_path: Path) -> None:
         (b"[1]", r"l:line 2: expected a JSON object; its type is list. Write one object a line"),
         (b"{}", r"l:line 2:prediction: expected text"),
         (b'{"prediction": 1, "references": ["a"]}', r"l:line 2:prediction: expected text"),
-        (b'{"prediction": "a"}', r"l:line 2:references: expected a list of texts\.$"),
+        (
+            b'{"prediction": "a"}',
+            r"l:line 2:references: expected a list of texts\. Add them, or name .* task\.test_file",
+        ),
         (b'{"prediction": "a", "references": []}', r"l:line 2:references: expected a list of texts, got \[\]"),
         (
             b'{"prediction": "a", "references": [1]}',
@@ -114,8 +120,95 @@ def test_a_line_that_is_no_prediction_is_named(line: bytes, message: str, tmp_pa
         read_predictions(path)
 
 
+TEXTS = ["wort", "", "Zeile 3 "]
+SPLIT = Rows(["x", "7", "z"], ["s", "t", "u"], ["a", "b", "c"], [["a"], ["b", "d"], ["c"]])
+
+
+def records(*ids: object, **more: object) -> str:
+    return "".join(json.dumps({"id": i, "prediction": TEXTS[n % 3], **more}) + "\n" for n, i in enumerate(ids))
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("p.jsonl", records("x", 7, "z")),
+        ("p.jsonl", "".join(records("x", 7, "z").splitlines(keepends=True)[::-1])),
+        ("p.jsonl", records("x", "7", "z", references=["of another split"], source="no")),
+        ("p.jsonl", "\n".join(json.dumps({"prediction": text}) for text in TEXTS)),
+        ("p", records("x", 7, "z")),
+        ("p.csv", "prediction,id\nwort,x\n,7\nZeile 3 ,z\n"),
+        ("p.tsv", "id\tprediction\n7\t\nx\twort\nz\tZeile 3 \n"),
+        ("p.txt", "wort\n\nZeile 3 \n"),
+        ("p.txt", "\ufeffwort\r\n\r\nZeile 3 "),
+        ("p.de", "wort\n\nZeile 3 \n"),
+    ],
+)
+@pytest.mark.parametrize("zipped", [False, True])
+def test_every_form_is_joined_to_the_split(zipped: bool, name: str, text: str, tmp_path: Path) -> None:
+    path = tmp_path / (f"{name}.gz" if zipped else name)
+    path.write_bytes(gzip.compress(text.encode()) if zipped else text.encode())
+    assert read_predictions(path, SPLIT) == (SPLIT, TEXTS)
+
+
+def test_a_parquet_file_is_joined_too(tmp_path: Path) -> None:
+    table = pa.table({"id": [7, 1, 2], "prediction": ["b", "c", "a"], "source": ["", "", ""]})
+    parquet.write_table(table, tmp_path / "p.parquet")
+    rows = Rows(["2", "7", "1"], SPLIT.sources, SPLIT.targets, SPLIT.references)
+    assert read_predictions(tmp_path / "p.parquet", rows) == (rows, ["a", "b", "c"])
+
+
+def test_plain_text_may_look_like_json_after_its_first_line(tmp_path: Path) -> None:
+    (tmp_path / "p.txt").write_text('{"a\n{"prediction": 1}\n[1]\n')
+    assert read_predictions(tmp_path / "p.txt", SPLIT)[1] == ['{"a', '{"prediction": 1}', "[1]"]
+
+
+WRONG: list[tuple[str, bytes, str]] = [
+    ("p.jsonl", records("x", "z").encode(), "@: expected a prediction for example '7', got 'none'."),
+    ("p.jsonl", records("x", "7", "z", "x").encode(),
+     "@:line 4:id: expected an id of its own, got 'x'; @:line 1 has the same."),
+    ("p.jsonl", records("x", "7", "y", "z").encode(), "@:line 3:id: expected the id of an example, got 'y'."),
+    ("p.jsonl", records("x", "7", "y").encode(),
+     "@:line 3:id: expected the id of an example, got 'y'.\n@: expected a prediction for example 'z', got 'none'."),
+    ("p.jsonl", records("x", None, "7", "z").encode(), "@:line 2:id: expected an id, as others have one."),
+    ("p.jsonl", records("x", True, "7", "z").encode(), "@:line 2:id: expected an id, as others have one, got True."),
+    ("p.jsonl", records("x", "7", "z").encode() + b'{"prediction": "a"}',
+     "@:line 4:id: expected an id, as others have one."),
+    ("p.jsonl", records(*"abcd").encode(),
+     "\n".join([*(f"@:line {n}:id: expected the id of an example, got '{i}'." for n, i in enumerate("abcd", 1)),
+                "@: expected a prediction for example 'x', got 'none'.", "and 2 more."])),
+    ("p.jsonl", b'{"prediction": ""}\n', "@: expected 3 predictions, one an example, got 1; example '7' is left over."),
+    ("p.txt", b"a\nb\n", "@: expected 3 predictions, one an example, got 2; example 'z' is left over."),
+    ("p.txt", b"a\nb\nc\n\n", "@: expected 3 predictions, one an example, got 4; @:line 4 is left over."),
+    ("p.txt", b"a\nb\nc\xff\n", "@:line 3: expected UTF-8; byte 2 is 0xff. Save the file as UTF-8."),
+    ("p.jsonl", b'{"id": 1, "text": "\xe9"}', "@:line 1: expected UTF-8; byte 20 is 0xe9. Save the file as UTF-8."),
+    ("p.txt", b"", "@: expected at least one prediction, got 'an empty file'."),
+    ("p.jsonl", b"\n\n", "@: expected at least one prediction, got 'an empty file'."),
+    ("p.csv", b"id,prediction\n", "@: expected at least one prediction, got 'an empty file'."),
+    ("p.csv", b"id,text\nx,y\n", "@:line 2:prediction: expected text, got {'id': 'x', 'text': 'y'}."),
+    ("p.txt.gz", gzip.compress(b"a\nb\nc\n")[:-9], "predictions: expected a file that can be read to its end, got '@'; "
+     "Compressed file ended before the end-of-stream marker was reached."),
+    ("p.parquet", b"PAR1", "predictions: expected a file that can be read to its end, got '@'; Parquet file size is 4 "
+     "bytes, smaller than the minimum file footer (8 bytes)."),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "content", "message"), WRONG)
+def test_what_cannot_be_joined_is_said_with_its_place(name: str, content: bytes, message: str, tmp_path: Path) -> None:
+    path = tmp_path / name
+    path.write_bytes(content)
+    with pytest.raises(DataError) as caught:
+        read_predictions(path, SPLIT)
+    assert str(caught.value) == message.replace("@", str(path))
+
+
+def test_plain_text_alone_has_no_references(tmp_path: Path) -> None:
+    (tmp_path / "p.txt").write_text("a\n")
+    with pytest.raises(DataError, match=r"p\.txt:line 1:references: expected a list of texts\. .* task\.test_file=…"):
+        read_predictions(tmp_path / "p.txt")
+
+
 def test_a_file_that_is_missing_or_empty_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"predictions: expected a JSONL file of predictions, got .*no such file"):
+    with pytest.raises(DataError, match=r"predictions: expected a file, got .*no such file"):
         read_predictions(tmp_path / "nothing.jsonl")
     (tmp_path / "empty.jsonl").touch()
     with pytest.raises(DataError, match=r"empty.jsonl: expected at least one prediction, got 'an empty file'"):

@@ -87,7 +87,7 @@ def test_each_search_runs_in_the_precision_asked_for(calls: Calls) -> None:
     assert entered == [0, 1]
 
 
-def shouted(data: bytes, column: str | None = None, size: int = READ_BYTES) -> tuple[list[str], int]:
+def shouted(data: bytes, column: str | None = None, size: int = READ_BYTES, **more: bool) -> tuple[list[str], int]:
     """Stream bytes through a generator that shouts; `size` bytes come at a read."""
 
     class Slow(io.BytesIO):
@@ -96,7 +96,7 @@ def shouted(data: bytes, column: str | None = None, size: int = READ_BYTES) -> t
 
     written: list[str] = []
     generator: Any = lambda texts: [text.upper() for text in texts]  # noqa: E731
-    return written, stream(generator, Slow(data), written.append, column)
+    return written, stream(generator, Slow(data), written.append, column, **more)
 
 
 LINES = [
@@ -142,6 +142,24 @@ def test_a_record_in_is_the_record_with_its_prediction() -> None:
     written, count = shouted(data, column="text")
     assert written == ['{"n": 1, "text": "é", "prediction": "É"}', "", '{"text": "b", "prediction": "B"}']
     assert count == 3
+
+
+LOOKED_AT = [
+    (
+        b'\n {"text": "a"}\n{"text": "b"}\n',
+        ["", '{"text": "a", "prediction": "A"}', '{"text": "b", "prediction": "B"}'],
+    ),
+    (b'{"text": "a"\n{"text": "b"}\n', ['{"TEXT": "A"', '{"TEXT": "B"}']),
+    (b'[1]\n{"text": "b"}\n', ["[1]", '{"TEXT": "B"}']),
+    (b"3\n", ["3"]),
+    (b"\n \n", ["", " "]),
+]
+
+
+@pytest.mark.parametrize("size", [1, READ_BYTES])
+@pytest.mark.parametrize(("data", "lines"), LOOKED_AT)
+def test_the_first_line_of_a_pipe_says_what_it_holds(data: bytes, lines: list[str], size: int) -> None:
+    assert shouted(data, column="text", size=size, look=True) == (lines, len(lines))
 
 
 BAD = [

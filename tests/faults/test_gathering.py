@@ -1,0 +1,88 @@
+"""Predictions and scores of two ranks are those of one to the byte: none twice, none missing, in data order."""
+
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+from faults.runs import BASE
+
+SHORT = ("trainer.max_steps=4", "trainer.validate_every_steps=4", "model.dropout=0", "model.attention_dropout=0")
+FILES = ("metrics.json", "predictions/test.jsonl")
+
+
+@pytest.fixture(scope="module")
+def seven(request: pytest.FixtureRequest, place: Path) -> str:
+    """Write seven test examples beside the others."""
+    plugins = request.config.pluginmanager.get_plugins()
+    write_pairs = next(plugin.write_pairs for plugin in plugins if hasattr(plugin, "write_pairs"))
+    write_pairs(place / "seven.jsonl", range(300, 307))
+    return "task.test_file=seven.jsonl"
+
+
+@pytest.fixture(scope="module")
+def trained(seven: str, new_run: Callable[..., Any]) -> Path:
+    """Make a run on one rank and return its folder."""
+    run = new_run(*BASE, *SHORT, seven)
+    run.finish(1)
+    return run.path
+
+
+def evaluate(checkpoint: Path, folder: Path, server: Any, place: Path, ranks: int, *more: str) -> tuple[Any, list[str]]:
+    """Start `encdec evaluate` as torchrun does; return the statuses, and stderr of each rank."""
+    argv = ["evaluate", f"checkpoint={checkpoint}", "task=files", f"run.output_dir={folder}", "run.name=found",
+            "trainer.accelerator=cpu", *more]  # fmt: skip
+    base = folder / f"start{ranks}"
+    order = {
+        "argv": argv, "cwd": str(place), "ranks": ranks, "stdout": f"{base}.out", "stderr": f"{base}.err",
+        "trace": None, "seconds": 60, "patience": 15, "point": None, "step": 0, "victims": [],
+    }  # fmt: skip
+    answer = server.make(order)
+    return answer["statuses"], [Path(f"{base}.err.{rank}").read_text(encoding="utf-8") for rank in range(ranks)]
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {name: (folder / name).read_bytes() for name in FILES}
+
+
+@pytest.mark.parametrize("search", [("decoding=greedy",), ("decoding.num_beams=3",)])
+@pytest.mark.parametrize("examples", [7, 1])
+def test_two_ranks_evaluate_what_one_does(
+    examples: int, search: Sequence[str], trained: Path, seven: str, server: Any, place: Path, tmp_path: Path
+) -> None:
+    found = []
+    for ranks in (1, 2):
+        folder = tmp_path / f"ranks{ranks}"
+        folder.mkdir()
+        limit = f"task.num_test_examples={examples}"
+        statuses, err = evaluate(trained, folder, server, place, ranks, seven, limit, *search)
+        assert statuses == [0] * ranks, "\n".join(err)
+        assert [f"decode test {-(-examples // ranks)}/" in err[0], *err[1:]] == [True, *[""] * (ranks - 1)]
+        found.append(contents(folder / "found"))
+    assert found[0] == found[1]
+    ids = [json.loads(line)["id"] for line in found[1]["predictions/test.jsonl"].splitlines()]
+    assert ids == [f"row{number}" for number in range(300, 300 + examples)]
+
+
+@pytest.mark.parametrize("search", [(), ("decoding.num_beams=3",)])
+@pytest.mark.parametrize("examples", [7, 1])
+def test_two_ranks_train_and_score_as_one_does(
+    examples: int, search: Sequence[str], seven: str, new_run: Callable[..., Any]
+) -> None:
+    found = []
+    for ranks in (1, 2):
+        run = new_run(*BASE, *SHORT, seven, f"task.num_test_examples={examples}", *search)
+        run.finish(ranks)
+        found.append(contents(run.path))
+    assert found[0] == found[1]
+    assert len(found[1]["predictions/test.jsonl"].splitlines()) == examples
+
+
+def test_a_mistake_is_every_ranks_and_nothing_is_written(
+    trained: Path, server: Any, place: Path, tmp_path: Path
+) -> None:
+    statuses, err = evaluate(trained, tmp_path, server, place, 2, "task.test_file=none.jsonl")
+    assert statuses == [2, 2]
+    assert [text.count("none.jsonl") for text in err] == [1, 1]
+    assert not (tmp_path / "found").exists()
