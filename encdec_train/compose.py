@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from encdec_train.check import check, check_ranges
-from encdec_train.config import AnyConfig, EvaluateConfig, GenerateConfig, ScoreConfig, TrainConfig
+from encdec_train.config import AnyConfig, CompareConfig, EvaluateConfig, GenerateConfig, ScoreConfig, TrainConfig
 from encdec_train.errors import ConfigError, fault
 from encdec_train.metrics import METRICS, expand
 from encdec_train.tasks import TASKS
@@ -26,6 +26,7 @@ CONFIGS: dict[str, type] = {
     "evaluate": EvaluateConfig,
     "generate": GenerateConfig,
     "score": ScoreConfig,
+    "compare": CompareConfig,
 }
 SUGGESTED = 4  # keys of a section, where no single one is near
 
