@@ -1,6 +1,6 @@
 """The verb `compare`: do two systems differ, by how much, and on which examples most?"""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,16 +16,14 @@ from encdec_train.metrics import METRICS, expand
 from encdec_train.metrics.significance import NUM_RESAMPLES, NUM_TRIALS, Tables, paired_tests
 
 LOWER_IS_BETTER = frozenset({"ter", "empty", "repetition"})
-CLIP = 160  # characters of a text on the console
 
 
 def compare(config: CompareConfig) -> dict[str, Any]:
     """Test the difference between the runs `a` and the runs `b`; say it as a table and return it. Nothing is written.
 
     Returns:
-        `a` and `b` (the runs' names), `split`, `num_examples`, `signature`; for each of the `metrics` what
-        `paired_tests` says, `lower_is_better` and `signature`; of the `examples` the `metric` that ranks them, and
-        those on which `a_better` and `b_better`.
+        `a` and `b` (names of runs), `split`, `num_examples`, `signature`, `metrics` (what `paired_tests` says, with
+        `lower_is_better` and `signature`), `examples` (`metric` that ranks them, `a_better`, `b_better`).
 
     Raises:
         ConfigError: No such run or metric.
@@ -68,8 +66,9 @@ def _files(key: str, given: str | list[str], split: str) -> dict[str, Path]:
 def _common_metrics(files: Sequence[Path], split: str) -> list[str]:
     """List the metrics that every `metrics.json` has for the split; a file of predictions that lies alone has none."""
     beside = [file.parent.parent / "metrics.json" for file in files if file.parent.name == "predictions"]
-    texts = {path: path.read_text(encoding="utf-8", errors="replace") for path in beside if path.is_file()}
-    found = [parse_object(text, str(path)).get(split, {}) for path, text in texts.items()]
+    found = [
+        parse_object(one.read_text("utf-8", "replace"), str(one)).get(split, {}) for one in beside if one.is_file()
+    ]
     common = [name for name in (found[0] if found else ()) if all(name in scores for scores in found)]
     if not common:
         reason = f"there is no metrics.json with scores of {split} beside the predictions, or none that is in all"
@@ -89,18 +88,14 @@ def _joined(file: Path, first: Path, rows: Rows) -> list[str]:
     if any(wrong.values()):
         reason = "; ".join(f"{len(ids)} {what}, such as {ids[0]!r}" for what, ids in wrong.items() if ids)
         raise DataError(fault(f"{file}:id", f"each id of {first} once", None, reason))
-    for one, source, references in zip(rows.ids, rows.sources, rows.references, strict=True):
-        its_source, its_references = theirs.sources[place[one]], theirs.references[place[one]]
-        if its_references != references:
-            raise DataError(fault(f"{file}:id {one!r}:references", f"{references!r} as in {first}", its_references))
-        if its_source != source and its_source and source:
-            raise DataError(fault(f"{file}:id {one!r}:source", f"{source!r} as in {first}", its_source))
+    for one, *ours in zip(rows.ids, rows.references, rows.sources, strict=True):
+        its = [theirs.references[place[one]], theirs.sources[place[one]]]
+        if its[0] != ours[0] or (its[1] != ours[1] and its[1] and ours[1]):
+            raise DataError(fault(f"{file}:id {one!r}", f"references and source of {first}, {ours!r}", its))
     return [texts[place[one]] for one in rows.ids]
 
 
-def _changed(
-    rows: Rows, texts: Sequence[Sequence[str]], tables: Sequence[Tables], num_a: int, count: int
-) -> dict[str, Any]:
+def _changed(rows: Rows, texts: list[list[str]], tables: Sequence[Tables], num_a: int, count: int) -> dict[str, Any]:
     """Pick the examples on which either side is better by most, means over its runs; equal ones in data order."""
     # BLEU ranks only where there is nothing else: a text of three tokens has no 4-grams
     by = next((name for name in tables[0] if "bleu" not in name), next(iter(tables[0])))
@@ -118,23 +113,13 @@ def _changed(
     return picked
 
 
-def _report(result: Mapping[str, Any]) -> str:
-    """Lay out the tests as a table, and below it the examples that changed."""
+def _report(result: dict[str, Any]) -> str:
     rows = []
     for name, found in result["metrics"].items():
-        numbers = [f"{found['a']:.2f}", f"{found['b']:.2f}", f"{found['difference']:+.2f}"]
-        interval = "{:+.2f} to {:+.2f}".format(*found["ci95"])
         label = f"{name} (lower is better)" if found["lower_is_better"] else name
-        rows.append([label, *numbers, interval, f"{found['p']:.4f}"])
-    lines = [f"{side}: {', '.join(result[side])}" for side in ("a", "b")]
-    lines += ["", console.table(rows, ["metric", "a", "b", "a - b", "95% interval", "p"])]
-    lines.append(f"{result['num_examples']:,} examples; a p is two-sided and for one metric, not corrected for several")
-    for side in ("a", "b"):
-        examples = result["examples"][f"{side}_better"]
-        lines += ["", f"{side} better by most, {result['examples']['metric']} of an example:"] if examples else []
-        for one in examples:
-            lines.append(f"  {one['difference']:+.2f}  id {one['id']}")
-            shown = [("source", one["source"]), ("reference", one["references"][0])]
-            shown += [(key, text) for key in ("a", "b") for text in one[key]]
-            lines += [f"    {label:<11}{' '.join(text.split())[:CLIP]}" for label, text in shown]
-    return "\n".join(lines)
+        interval = "{:+.2f} to {:+.2f}".format(*found["ci95"])
+        values = [f"{found['a']:.2f}", f"{found['b']:.2f}", f"{found['difference']:+.2f}"]
+        rows.append([label, *values, interval, f"{found['p']:.4f}"])
+    table = console.table(rows, ["metric", "a", "b", "a - b", "95% interval", "p"])
+    below = "p: two-sided, of one metric, of these very runs. Interval: where a side has several runs, of seeds too."
+    return f"a: {', '.join(result['a'])}\nb: {', '.join(result['b'])}\n{result['num_examples']:,} examples\n\n{table}\n{below}"

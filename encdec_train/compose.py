@@ -198,9 +198,7 @@ def _check_overrides(verb: str, parsed: Sequence[Any], config_dir: str | None) -
     for one in parsed:
         key, text = one.key_or_group, one.input_line
         if one.is_sweep_override():
-            hint = "several values make several runs", "Add --multirun"
-            if verb != "train":
-                hint = "a list stands in brackets", f"Write {key}=[{text.partition('=')[2]}]"
+            hint = ("several values make several runs", "Add --multirun") if verb == "train" else ("", "Write [a,list]")
             faults.append(fault(key, "one value", text, *hint))
         elif "_target_" in key.split("."):
             faults.append(fault(key, "values only", None, "a config never names code", "Remove it"))

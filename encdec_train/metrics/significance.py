@@ -10,8 +10,7 @@ from encdec_train.metrics.score import _resample
 from encdec_train.metrics.spec import Statistics
 
 NUM_TRIALS, NUM_RESAMPLES = 10_000, 1_000
-_CHUNK_TOSSES = 2**20  # of coins: 8 MiB as weights
-_COINS_A_WORD = 32  # of numpy's generator; whole words, so that chunks toss what one call would
+_CHUNK_TRIALS = 64  # a multiple of 32, the coins in a word of numpy's generator: chunks toss what one call would
 _TIE = 1e-9  # points: a smaller difference between two scores is rounding
 
 Tables = Mapping[str, Statistics]  # a run's statistics by metric, all `[num_examples, num_statistics]`
@@ -26,10 +25,10 @@ def paired_tests(
 ) -> dict[str, dict[str, Any]]:
     """Compare the runs of two systems on the same examples, in the same order.
 
-    The interval is that of the paired bootstrap (Koehn 2004, EMNLP, section 5): percentiles of the difference where
-    examples are drawn with replacement, the same for all runs. Of several runs a side, as many are drawn as there are,
-    also with replacement, so that the interval has the seeds' share of the uncertainty: none of it with one run, and
-    too little with few, since the variance between n runs comes out as (n - 1) / n of itself.
+    The interval is the paired bootstrap's (Koehn 2004, EMNLP, section 5): percentiles of the difference over examples
+    drawn with replacement, the same for all runs. Of several runs a side, as many are drawn as there are, likewise, so
+    that the interval has the seeds' share of the uncertainty: none of it with one run, too little with few, for the
+    variance between n runs comes out as (n - 1) / n of itself.
 
     The p value is that of two-sided approximate randomisation (Noreen 1989; Riezler and Maxwell 2005, figure 1). Null
     hypothesis: on every example, independently, it is a toss-up which system wrote which outputs. An exchange swaps
@@ -41,7 +40,7 @@ def paired_tests(
     Args:
         a: One run or more of one system, each with the tables of the same metrics of `METRICS`.
         b: Likewise of the other; the numbers of runs may differ.
-        seed: Of both; the bootstrap draws the examples that the intervals of `score` are made of.
+        seed: Of both; the examples that the bootstrap draws are those of the intervals of `score`.
         num_trials: Of the randomisation; the smallest p is 1 / (num_trials + 1).
         num_resamples: Of the bootstrap.
 
@@ -61,12 +60,9 @@ def paired_tests(
         effects = (weights * _values(name, drawn[:, start:end]).reshape(weights.shape)).sum(axis=1)
         gaps = np.abs(np.subtract(*(_values(name, side[:, start:end]) for side in swapped)))
         found[name] = {
-            "a": float(of_a.mean()),
-            "b": float(of_b.mean()),
-            "difference": float(of_a.mean() - of_b.mean()),
-            "ci95": np.percentile(effects, [2.5, 97.5]).tolist(),
-            "p": float((gaps >= gaps[0] - _TIE).mean()),
-        }
+            "a": float(of_a.mean()), "b": float(of_b.mean()), "difference": float(of_a.mean() - of_b.mean()),
+            "ci95": np.percentile(effects, [2.5, 97.5]).tolist(), "p": float((gaps >= gaps[0] - _TIE).mean()),
+        }  # fmt: skip
     return found
 
 
@@ -77,16 +73,15 @@ def _values(name: str, sums: Statistics) -> Statistics:
 def _swap(a: Statistics, b: Statistics, seed: int, num_trials: int) -> tuple[Statistics, Statistics]:
     """Return the sums of both sides, `[1 + num_trials, num_statistics]`: as they are, then with examples exchanged.
 
-    A side's table is the mean of its runs'. It is multiplied by both numbers of runs until all is summed up: counts
-    stay whole numbers, and none that should be 0 comes out as 1e-17, which BLEU's smoothing would not see.
+    A side's table is the mean of its runs', times both numbers of runs until all is summed up: so counts stay whole
+    numbers, and none that should be 0 comes out as 1e-16, which BLEU's smoothing of a count of 0 would miss.
     """
     scale = len(a) * len(b)
     left, right = a.sum(axis=0) * len(b), b.sum(axis=0) * len(a)
     generator = np.random.default_rng(seed)
-    rows = max(1, _CHUNK_TOSSES // len(left) // _COINS_A_WORD) * _COINS_A_WORD
     sums = [left.sum(axis=0, keepdims=True)]
-    for start in range(0, num_trials, rows):
-        stays = generator.integers(2, size=(min(rows, num_trials - start), len(left)), dtype=np.bool_)
+    for start in range(0, num_trials, _CHUNK_TRIALS):
+        stays = generator.integers(2, size=(min(_CHUNK_TRIALS, num_trials - start), len(left)), dtype=np.bool_)
         sums.append(right.sum(axis=0) + stays.astype(np.float64) @ (left - right))
     ours = np.concatenate(sums)
     return ours / scale, ((left + right).sum(axis=0) - ours) / scale

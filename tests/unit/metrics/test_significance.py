@@ -174,6 +174,17 @@ def test_copies_of_a_run_are_no_evidence(newstest: Any) -> None:
             assert found["difference"] == pytest.approx(plain[name]["difference"], abs=1e-9)
 
 
+@pytest.mark.parametrize("shared", [0, 1])
+def test_false_alarms_are_as_rare_as_they_should_be(shared: float) -> None:
+    # equal systems of three runs; with `shared` the runs of a system agree beyond what is in the example
+    generator, alarms = np.random.default_rng(0), 0
+    for _ in range(300):
+        sides = [shared * generator.normal(size=60) + generator.normal(size=(3, 60)) for _ in "ab"]
+        runs = [[mean_table(run) for run in side] for side in sides]
+        alarms += paired_tests(runs[0], runs[1], 0, num_trials=199, num_resamples=1)["exact_match"]["p"] <= 0.05
+    assert alarms / 300 == pytest.approx(0.05, abs=4 * (0.05 * 0.95 / 300) ** 0.5)
+
+
 def test_the_effect_is_the_difference_of_the_means_over_runs() -> None:
     a = [mean_table([0.2, 0.4]), mean_table([0.4, 0.6]), mean_table([0.9, 0.9])]
     b = [mean_table([0.1, 0.1]), mean_table([0.2, 0.4])]
@@ -218,6 +229,6 @@ def test_chunks_toss_the_same_coins(monkeypatch: pytest.MonkeyPatch) -> None:
     generator = np.random.default_rng(2)
     runs = [[mean_table(generator.normal(size=45))] for _ in "ab"]
     whole = paired_tests(*runs, seed=0, num_trials=500, num_resamples=5)
-    monkeypatch.setattr(module, "_CHUNK_TOSSES", 1500)
+    monkeypatch.setattr(module, "_CHUNK_TRIALS", 1000)
     assert paired_tests(*runs, seed=0, num_trials=500, num_resamples=5) == whole
     assert paired_tests(*runs, seed=1, num_trials=500, num_resamples=5) != whole
