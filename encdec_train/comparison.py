@@ -114,12 +114,12 @@ def _changed(rows: Rows, texts: list[list[str]], tables: Sequence[Tables], num_a
 
 
 def _report(result: dict[str, Any]) -> str:
-    rows = []
-    for name, found in result["metrics"].items():
-        label = f"{name} (lower is better)" if found["lower_is_better"] else name
-        interval = "{:+.2f} to {:+.2f}".format(*found["ci95"])
-        values = [f"{found['a']:.2f}", f"{found['b']:.2f}", f"{found['difference']:+.2f}"]
-        rows.append([label, *values, interval, f"{found['p']:.4f}"])
+    rows = [
+        [f"{name} (lower is better)" if found["lower_is_better"] else name, f"{found['a']:.2f}", f"{found['b']:.2f}",
+         f"{found['difference']:+.2f}", "{:+.2f} to {:+.2f}".format(*found["ci95"]), f"{found['p']:.4f}"]
+        for name, found in result["metrics"].items()
+    ]  # fmt: skip
+    sides = "\n".join(f"{side}: {', '.join(result[side])}" for side in ("a", "b"))
     table = console.table(rows, ["metric", "a", "b", "a - b", "95% interval", "p"])
     below = "p: two-sided, of one metric, of these very runs. Interval: where a side has several runs, of seeds too."
-    return f"a: {', '.join(result['a'])}\nb: {', '.join(result['b'])}\n{result['num_examples']:,} examples\n\n{table}\n{below}"
+    return f"{sides}\n{result['num_examples']:,} examples\n\n{table}\n{below}"

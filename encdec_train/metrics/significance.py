@@ -52,22 +52,20 @@ def paired_tests(
     draw = np.random.default_rng([seed, 1]).multinomial  # how often each run is drawn
     shares = [draw(num, [1 / num] * num, num_resamples) / num for num in (len(a), len(b))]
     weights = np.hstack([shares[0], -shares[1]])
-    swapped = _swap(runs[: len(a)], runs[len(a) :], seed, num_trials)
+    sums = np.concatenate([runs.sum(axis=1), drawn, *_swap(runs[: len(a)], runs[len(a) :], seed, num_trials)])
     found, end = {}, 0
     for name, table in a[0].items():
         start, end = end, end + table.shape[1]
-        of_a, of_b = np.split(_values(name, runs.sum(axis=1)[:, start:end]), [len(a)])
-        effects = (weights * _values(name, drawn[:, start:end]).reshape(weights.shape)).sum(axis=1)
-        gaps = np.abs(np.subtract(*(_values(name, side[:, start:end]) for side in swapped)))
+        values = np.array([METRICS[name].value(total) for total in sums[:, start:end]])
+        of_runs, resampled, swapped = np.split(values, [len(runs), len(runs) + len(drawn)])
+        of_a, of_b = float(of_runs[: len(a)].mean()), float(of_runs[len(a) :].mean())
+        low, high = np.percentile((weights * resampled.reshape(weights.shape)).sum(axis=1), [2.5, 97.5])
+        gaps = np.abs(np.subtract(*np.split(swapped, 2)))
         found[name] = {
-            "a": float(of_a.mean()), "b": float(of_b.mean()), "difference": float(of_a.mean() - of_b.mean()),
-            "ci95": np.percentile(effects, [2.5, 97.5]).tolist(), "p": float((gaps >= gaps[0] - _TIE).mean()),
+            "a": of_a, "b": of_b, "difference": of_a - of_b, "ci95": [float(low), float(high)],
+            "p": float((gaps >= gaps[0] - _TIE).mean()),
         }  # fmt: skip
     return found
-
-
-def _values(name: str, sums: Statistics) -> Statistics:
-    return np.array([METRICS[name].value(total) for total in sums])
 
 
 def _swap(a: Statistics, b: Statistics, seed: int, num_trials: int) -> tuple[Statistics, Statistics]:
