@@ -39,6 +39,13 @@ def score(*overrides: str) -> dict[str, Any]:
     return evaluation.score(compose("score", overrides))
 
 
+def compare(*overrides: str) -> dict[str, Any]:
+    """Compare two runs, as `encdec compare` does; returns what it prints as JSON."""
+    from encdec_train import comparison
+
+    return comparison.compare(compose("compare", overrides))
+
+
 def generate(texts: Iterable[str], checkpoint: str, *overrides: str) -> Iterator[str]:
     """Yield an output for each text, in order.
 

@@ -23,6 +23,7 @@ encdec <verb> [key=value ...]
   encdec train task=files task.train_file=... model=bert2bert model.encoder=...
   encdec evaluate checkpoint=...    decode a split with a finished model and score it
   encdec score predictions=...      score a prediction file; prints JSON
+  encdec compare a=... b=...        paired tests of two runs, and the examples that changed most; prints JSON
   encdec generate checkpoint=...    a line in, a line out (input=- output=-)
   encdec info                       versions and devices
 
@@ -35,7 +36,7 @@ encdec <verb> [key=value ...]
   --help, --version
 """
 FULL_OR_FORBIDDEN = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO}
-VERBS = ("train", "evaluate", "score", "generate", "info")
+VERBS = ("train", "evaluate", "score", "compare", "generate", "info")
 
 
 class _Arguments:
@@ -131,6 +132,10 @@ def _run(verb: str, config: Any) -> None:  # noqa: ANN401 - by verb
         from encdec_train.evaluation import evaluate
 
         evaluate(config)
+    elif verb == "compare":
+        from encdec_train.comparison import compare
+
+        console.out(json.dumps(compare(config), indent=1))
     else:
         from encdec_train.evaluation import score
 

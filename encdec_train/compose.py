@@ -16,7 +16,15 @@ from pathlib import Path
 from typing import Any
 
 from encdec_train.check import check, check_ranges
-from encdec_train.config import AnyConfig, EvaluateConfig, GenerateConfig, ScoreConfig, TaskConfig, TrainConfig
+from encdec_train.config import (
+    AnyConfig,
+    CompareConfig,
+    EvaluateConfig,
+    GenerateConfig,
+    ScoreConfig,
+    TaskConfig,
+    TrainConfig,
+)
 from encdec_train.errors import ConfigError, fault
 from encdec_train.metrics import METRICS, expand
 from encdec_train.tasks import TASKS
@@ -26,6 +34,7 @@ CONFIGS: dict[str, type] = {
     "evaluate": EvaluateConfig,
     "generate": GenerateConfig,
     "score": ScoreConfig,
+    "compare": CompareConfig,
 }
 _DECODING = {"data": {"max_micro_tokens"}, "trainer": {"accelerator", "precision"}}
 _TEXT = ("source_column", "max_source_tokens", "max_target_tokens")
@@ -206,7 +215,8 @@ def _check_overrides(verb: str, parsed: Sequence[Any], config_dir: str | None) -
     for one in parsed:
         key, text = one.key_or_group, one.input_line
         if one.is_sweep_override():
-            faults.append(fault(key, "one value", text, "several values make several runs", "Add --multirun"))
+            hint = ("several values make several runs", "Add --multirun") if verb == "train" else ("", "Write [a,list]")
+            faults.append(fault(key, "one value", text, *hint))
         elif "_target_" in key.split("."):
             faults.append(fault(key, "values only", None, "a config never names code", "Remove it"))
         elif one.package is None and key in groups and not one.is_delete() and (one.is_add() or key in sections):

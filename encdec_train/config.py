@@ -288,6 +288,18 @@ class ScoreConfig:
     task: TaskConfig
 
 
+@dataclass(kw_only=True)
+class CompareConfig:
+    """Everything `encdec compare` reads."""
+
+    a: str | list[str]  # a folder of `train` or `evaluate`, a prediction file, or several: seeds of one config
+    b: str | list[str]
+    split: str
+    num_examples: int = _within(0)  # shown of those that changed most, in each direction
+    seed: int = _within(0, 2**32 - 1)
+    task: TaskConfig
+
+
 def to_dict(config: object) -> dict[str, Any]:
     """Turn a config or section into plain values, fit for YAML, JSON and hashing."""
 
@@ -309,7 +321,7 @@ def to_yaml(config: object) -> str:
     return str(yaml.safe_dump(to_dict(config), sort_keys=False, allow_unicode=True))
 
 
-AnyConfig = TrainConfig | EvaluateConfig | GenerateConfig | ScoreConfig
+AnyConfig = TrainConfig | EvaluateConfig | GenerateConfig | ScoreConfig | CompareConfig
 
 
 def leaves(section: object, prefix: str = "") -> Iterator[tuple[str, Any, Mapping[str, Any]]]:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 import encdec_train
-from encdec_train import api, evaluation, run
+from encdec_train import api, comparison, evaluation, run
 from encdec_train.compose import compose
 from encdec_train.config import GenerateConfig, to_dict
 from encdec_train.errors import ConfigError, DataError, ModelError
@@ -16,7 +16,7 @@ from encdec_train.serving.generate import CHUNK
 
 
 def test_the_verbs_are_importable_from_the_package() -> None:
-    assert sorted(encdec_train.__all__) == ["evaluate", "generate", "load", "score", "train", "warm_start"]
+    assert sorted(encdec_train.__all__) == ["compare", "evaluate", "generate", "load", "score", "train", "warm_start"]
     for name in encdec_train.__all__:
         assert getattr(encdec_train, name) is getattr(api, name)
 
@@ -36,7 +36,12 @@ def test_importing_the_package_loads_nothing_heavy() -> None:
 
 @pytest.mark.parametrize(
     ("module", "name", "arguments"),
-    [(run, "train", ["seed=3"]), (evaluation, "evaluate", ["checkpoint=x"]), (evaluation, "score", ["predictions=x"])],
+    [
+        (run, "train", ["seed=3"]),
+        (evaluation, "evaluate", ["checkpoint=x"]),
+        (evaluation, "score", ["predictions=x"]),
+        (comparison, "compare", ["a=x", "b=[y,z]"]),
+    ],
 )
 def test_a_function_is_its_verb(module: Any, name: str, arguments: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     given: list[Any] = []

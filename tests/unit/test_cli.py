@@ -10,10 +10,10 @@ import pytest
 import yaml
 
 import encdec_train
-from encdec_train import api, cli, evaluation, run
+from encdec_train import api, cli, comparison, evaluation, run
 from encdec_train.cli import main
 from encdec_train.compose import compose
-from encdec_train.config import EvaluateConfig, GenerateConfig, ScoreConfig, TrainConfig, to_dict
+from encdec_train.config import CompareConfig, EvaluateConfig, GenerateConfig, ScoreConfig, TrainConfig, to_dict
 from encdec_train.errors import CheckpointError, DataError
 
 Capture = pytest.CaptureFixture[str]
@@ -30,6 +30,7 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, Any]]:
     replace(run, "train")
     replace(evaluation, "evaluate")
     replace(evaluation, "score", {"exact_match": {"value": 1.0}})
+    replace(comparison, "compare", {"exact_match": {"value": 1.0}})
     replace(api, "generate_stream")
     return found
 
@@ -66,6 +67,7 @@ def test_version(capsys: Capture) -> None:
         (["train"], "train", TrainConfig),
         (["evaluate", "checkpoint=x"], "evaluate", EvaluateConfig),
         (["score", "predictions=x"], "score", ScoreConfig),
+        (["compare", "a=x", "b=[y,z]"], "compare", CompareConfig),
         (["generate", "checkpoint=x"], "generate_stream", GenerateConfig),
     ],
 )
@@ -76,7 +78,8 @@ def test_a_verb_gets_its_config(
     ((called, config),) = calls
     assert (called, type(config)) == (name, kind)
     assert to_dict(config) == to_dict(compose(arguments[0], arguments[1:]))
-    assert capsys.readouterr().out == ('{\n "exact_match": {\n  "value": 1.0\n }\n}\n' if name == "score" else "")
+    printed = '{\n "exact_match": {\n  "value": 1.0\n }\n}\n' if name in {"score", "compare"} else ""
+    assert capsys.readouterr().out == printed
 
 
 def test_arguments_come_from_the_process(calls: list[tuple[str, Any]], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -94,9 +97,9 @@ def test_cfg_prints_what_would_run(arguments: list[str], calls: list[tuple[str, 
 
 
 WRONG = [
-    (["trian"], "encdec trian: verb: expected one of train, evaluate, score, generate, info, got 'trian'. "
+    (["trian"], "encdec trian: verb: expected one of train, evaluate, score, compare, generate, info, got 'trian'. "
      "Did you mean train."),
-    (["--cfg"], "encdec --cfg: verb: expected one of train, evaluate, score, generate, info, got '--cfg'."),
+    (["--cfg"], "encdec --cfg: verb: expected one of train, evaluate, score, compare, generate, info, got '--cfg'."),
     (["train", "--cgf"], "encdec train: argument: expected --cfg, --multirun, --config-dir DIR or key=value, "
      "got '--cgf'."),
     (["train", "--config-dir"], "encdec train: --config-dir: expected a folder of YAML files, got ''."),

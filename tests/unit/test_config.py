@@ -28,6 +28,7 @@ def test_the_verbs_share_their_keys() -> None:
         "evaluate": ["checkpoint", "split"],
         "generate": ["checkpoint", "input", "output"],
         "score": ["predictions", "split"],
+        "compare": ["a", "b", "num_examples", "split"],
     }
 
 

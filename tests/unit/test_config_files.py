@@ -10,8 +10,14 @@ from encdec_train.compose import CONFIGS, compose, conf_dir, valid_keys
 from encdec_train.config import TrackerName, TrainConfig, to_dict
 
 FILES = sorted(path.relative_to(conf_dir()).as_posix() for path in conf_dir().rglob("*.y*ml"))
-NUM_FILES = 24
-NEEDED = {"evaluate": ["checkpoint=x"], "generate": ["checkpoint=x"], "score": ["predictions=x"], "train": []}
+NUM_FILES = 25
+NEEDED = {
+    "compare": ["a=x", "b=y"],
+    "evaluate": ["checkpoint=x"],
+    "generate": ["checkpoint=x"],
+    "score": ["predictions=x"],
+    "train": [],
+}
 NOT_TO_TRAIN = {"decoding/as_exported.yaml": "generate"}  # every other choice is one of `encdec train`
 
 # What scripts may depend on.
