@@ -1,7 +1,7 @@
 import pytest
 
 from encdec_train.config import TrackerName
-from encdec_train.tracking import TRACKERS, Tracker, start
+from encdec_train.tracking import TRACKERS, Outcome, Tracker, start
 from encdec_train.tracking.tracker import Guarded
 
 
@@ -19,7 +19,7 @@ class Failing(Tracker):
     def log_examples(self, step, name, rows):
         self.log(step, {})
 
-    def finish(self, summary, failed):
+    def finish(self, summary, outcome):
         self.log(0, {})
 
 
@@ -31,7 +31,7 @@ def test_none_tells_nobody(settings, tmp_path, capsys):
     tracker = start(TrackerName.none, settings, tmp_path / "run", "r", {})
     tracker.log(1, {"a": 1.0})
     tracker.log_examples(1, "a", [{"b": "c"}])
-    tracker.finish({"a": 1.0}, failed=True)
+    tracker.finish({"a": 1.0}, Outcome.failed)
     assert not (tmp_path / "run").exists()
     assert capsys.readouterr() == ("", "")
 
@@ -48,12 +48,12 @@ def test_a_failure_is_one_warning_and_the_end_of_tracking(act, capsys):
     {
         "log": lambda: guarded.log(2, {}),
         "log_examples": lambda: guarded.log_examples(2, "x", []),
-        "finish": lambda: guarded.finish({}, failed=False),
+        "finish": lambda: guarded.finish({}, Outcome.finished),
     }[act]()
     for step in range(3, 6):
         guarded.log(step, {})
     guarded.log_examples(6, "x", [])
-    guarded.finish({}, failed=False)
+    guarded.finish({}, Outcome.finished)
     assert inner.calls == 2
     assert capsys.readouterr().err == (
         "warning: W tracking stops here (ConnectionResetError: lost https://***@host/x); the run goes on, "

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from encdec_train.config import TrackerName
-from encdec_train.tracking import Tracker, start, wandb_run
+from encdec_train.tracking import Outcome, Tracker, start, wandb_run, wandb_setup
 
 KEY = "a" * 40
 
@@ -54,7 +54,7 @@ def test_without_a_key_a_run_is_offline_at_once_and_is_read_back(begin, bare_mac
     tracker.log(2, {"train/loss": 1.5})
     tracker.log(2, {"validation/loss": 1.25})
     tracker.log_examples(2, "samples", [{"source": "é", "prediction": "b"}, {"source": "c"}])
-    tracker.finish({"test/sacrebleu": 31.25}, failed=False)
+    tracker.finish({"test/sacrebleu": 31.25}, Outcome.finished)
     (path,) = run_files(tmp_path)
 
     history = history_of(path)
@@ -87,7 +87,7 @@ def test_what_is_kept_names_no_code_no_command_line_and_no_key(begin, tmp_path, 
     monkeypatch.setattr(sys, "argv", ["encdec", "--password=told-by-argv"])
     tracker = begin()
     tracker.log(1, {"a": 1.0})
-    tracker.finish({}, failed=True)
+    tracker.finish({}, Outcome.failed)
     (path,) = run_files(tmp_path)
     kept = {file.name: file.read_bytes() for file in path.parent.rglob("*") if file.is_file()}
     assert set(kept) <= {"debug-core.log", "debug-internal.log", "debug.log", "run-my-run.wandb"}
@@ -106,7 +106,7 @@ def test_a_server_that_cannot_be_reached_costs_less_than_4_s(begin, tmp_path, mo
     tracker = begin()
     assert time.monotonic() - started < 4
     tracker.log(1, {"a": 1.0})
-    tracker.finish({}, failed=False)
+    tracker.finish({}, Outcome.finished)
     assert history_of(run_files(tmp_path)[0]) == [{"_step": 1, "a": 1.0}]
     assert "wandb: offline (127.0.0.1 cannot be reached: [Errno 111]" in capsys.readouterr().err
 
@@ -131,7 +131,7 @@ def test_a_key_that_is_refused_falls_back_to_offline_and_is_not_shown(begin, tmp
     monkeypatch.setenv("WANDB_BASE_URL", f"http://127.0.0.1:{server.server_port}")
     tracker = begin()
     tracker.log(1, {"a": 1.0})
-    tracker.finish({}, failed=False)
+    tracker.finish({}, Outcome.finished)
     server.shutdown()
     assert history_of(run_files(tmp_path)[0]) == [{"_step": 1, "a": 1.0}]
     captured = capfd.readouterr()
@@ -147,7 +147,7 @@ def test_a_key_of_the_wrong_form_falls_back_to_offline(begin, tmp_path, monkeypa
         listener.listen()
         monkeypatch.setenv("WANDB_API_KEY", key)
         monkeypatch.setenv("WANDB_BASE_URL", f"http://127.0.0.1:{listener.getsockname()[1]}")
-        begin().finish({}, failed=False)
+        begin().finish({}, Outcome.finished)
     shown = capsys.readouterr().err
     assert "wandb: offline (WANDB_API_KEY invalid" in shown
     assert key not in shown
@@ -164,7 +164,7 @@ def test_a_service_that_dies_ends_tracking_and_not_the_run(begin, capsys):
     for step in range(2, 50):
         tracker.log(step, {"a": 1.0})
     tracker.log_examples(50, "x", [{"a": "b"}])
-    tracker.finish({"a": 1.0}, failed=False)
+    tracker.finish({"a": 1.0}, Outcome.finished)
     assert time.monotonic() - started < 2
     shown = capsys.readouterr().err
     assert shown.count("warning: wandb tracking stops here") == 1
@@ -182,7 +182,7 @@ def test_a_resumed_run_keeps_its_id(begin, tmp_path):
     for step in (1, 2):
         tracker = begin()
         tracker.log(step, {"a": float(step)})
-        tracker.finish({}, failed=False)
+        tracker.finish({}, Outcome.finished)
         time.sleep(1.1)  # wandb names its folders by the second
     assert [history_of(path) for path in run_files(tmp_path)] == [[{"_step": 1, "a": 1.0}], [{"_step": 2, "a": 2.0}]]
 
