@@ -1,8 +1,8 @@
 """A W&B run: online when a key is there and its server answers, else offline at once.
 
 Facts about wandb 0.31, measured: without a key it asks on a terminal; with a key and without network `init` takes 101 s
-(5 s with `init_timeout=5`); when the server dies, `finish` never returns without `finish_timeout`, and an online table
-or artifact asks the server first and waits 19 s each time; after a failed `init` the run id stays taken until
+(5 s with `init_timeout=5`); when the server dies, `finish` does not return without `finish_timeout`, and at times not
+with it (seen where connections were cut while a table was on its way); an online table or artifact asks the server first and waits 19 s each time; after a failed `init` the run id stays taken until
 `teardown`; a killed process leaves an offline file of 7 bytes, because up to 32 KiB are kept in memory; unless error
 reporting is off it sends its own telemetry to the server and prints when that is refused. Of the machine its name, its
 load and the program's path are sent: no code, no git diff, no console, and no command line, which could hold a key.
@@ -11,7 +11,8 @@ load and the program's path are sent: no code, no git diff, no console, and no c
 import contextlib
 import os
 import shlex
-from collections.abc import Iterator, Mapping, Sequence
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -30,6 +31,7 @@ Mode = Literal["online", "offline"]
 
 INIT_TIMEOUT_SECONDS = 10
 FINISH_TIMEOUT_SECONDS = 60
+GRACE_SECONDS = 5
 MAX_ID = 120  # characters; W&B takes 128, also for the name of an artifact
 
 is_configured = wandb_setup.is_configured
@@ -100,14 +102,17 @@ class WandbRun(Tracker):
 
     def finish(self, summary: Mapping[str, float], outcome: Outcome) -> None:
         """Set the summary, wait a bounded time for uploads, and say how to upload what stayed here."""
+        _bounded(lambda: self._finish(summary, outcome))
+        if self._last_words:
+            console.say(f"wandb was offline. {self._last_words}")
+
+    def _finish(self, summary: Mapping[str, float], outcome: Outcome) -> None:
         with _service():
             self._catch_up(None)
             self._run.summary.update(dict(summary))
             if outcome is Outcome.stopped:
                 self._run.mark_preempting()
             self._run.finish(exit_code=outcome.value)
-        if self._last_words:
-            console.say(f"wandb was offline. {self._last_words}")
 
     def _catch_up(self, before: int | None) -> None:
         """Log the rows of earlier starts, once, from the step that W&B expects next."""
@@ -143,6 +148,34 @@ def _service() -> Iterator[None]:
     except ConnectionError:
         _tear_down()
         raise
+
+
+def _bounded(action: Callable[[], None]) -> None:
+    """Act for at most `FINISH_TIMEOUT_SECONDS` and a little; its service is killed then, or the exit would hang too.
+
+    Raises:
+        TimeoutError: It took longer.
+    """
+    import wandb
+
+    failures: list[Exception] = []
+
+    def act() -> None:
+        try:
+            action()
+        except _failures() as error:
+            failures.append(error)
+
+    thread = threading.Thread(target=act, daemon=True)
+    thread.start()
+    thread.join(FINISH_TIMEOUT_SECONDS + GRACE_SECONDS)
+    if thread.is_alive():
+        with contextlib.suppress(AttributeError):  # wandb has no public name for it
+            wandb.setup()._connection._proc._process.kill()  # type: ignore[union-attr]
+        thread.join(GRACE_SECONDS)
+        failures = [TimeoutError("Timed out finishing run.")]
+    if failures:
+        raise failures[0]
 
 
 def _tear_down() -> None:
