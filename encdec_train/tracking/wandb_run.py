@@ -1,11 +1,11 @@
 """A W&B run: online when a key is there and its server answers, else offline at once.
 
 Facts about wandb 0.31, measured: without a key it asks on a terminal; with a key and without network `init` takes 101 s
-(5 s with `init_timeout=5`); when the server dies, `finish` does not return without `finish_timeout`, and at times not
-with it (seen where connections were cut while a table was on its way); an online table or artifact asks the server first and waits 19 s each time; after a failed `init` the run id stays taken until
-`teardown`; a killed process leaves an offline file of 7 bytes, because up to 32 KiB are kept in memory; unless error
-reporting is off it sends its own telemetry to the server and prints when that is refused. Of the machine its name, its
-load and the program's path are sent: no code, no git diff, no console, and no command line, which could hold a key.
+(5 s with `init_timeout=5`); when the server dies, `finish` does not return without `finish_timeout`, nor always with it;
+an online table or artifact first asks the server and waits 19 s each time; after a failed `init` the run id stays taken
+until `teardown`; a killed process leaves an offline file of 7 bytes, because up to 32 KiB are kept in memory; unless
+error reporting is off it sends its own telemetry to the server and prints when that is refused. Of the machine its
+name, its load and the program's path are sent: no code, no git diff, no console, and no command line (it may hold keys).
 """
 
 import contextlib
@@ -173,6 +173,7 @@ def _bounded(action: Callable[[], None]) -> None:
         with contextlib.suppress(AttributeError):  # wandb has no public name for it
             wandb.setup()._connection._proc._process.kill()  # type: ignore[union-attr]
         thread.join(GRACE_SECONDS)
+        _tear_down()
         failures = [TimeoutError("Timed out finishing run.")]
     if failures:
         raise failures[0]
@@ -203,7 +204,7 @@ def _init(mode: Mode, settings: TrackingConfig, folder: Path, run_id: str, confi
 
     wandb.setup(wandb.Settings(silent=True))  # `init` logs in through these global settings, and would print
     if mode == "online" and not wandb.login(prompt=False):  # `init` would ask on a terminal
-        raise wandb.UsageError("wandb finds no key")
+        raise wandb.Error("wandb finds no key")
     return wandb.init(
         project=settings.project,
         entity=settings.entity,

@@ -3,7 +3,7 @@ import sys
 import pytest
 
 from encdec_train.config import TrackerName
-from encdec_train.tracking import Tracker, start
+from encdec_train.tracking import Outcome, Tracker, start
 from encdec_train.tracking.tensorboard_log import FOLDER_NAME
 
 

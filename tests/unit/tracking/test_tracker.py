@@ -1,3 +1,5 @@
+from pathlib import Path
+
 import pytest
 
 from encdec_train.config import TrackerName
@@ -18,6 +20,9 @@ class Failing(Tracker):
 
     def log_examples(self, step, name, rows):
         self.log(step, {})
+
+    def log_export(self, folder, scores):
+        self.log(0, {})
 
     def finish(self, summary, outcome):
         self.log(0, {})
@@ -40,13 +45,14 @@ def test_auto_on_a_machine_without_settings_is_none(bare_machine, settings, tmp_
     assert type(start(TrackerName.auto, settings, tmp_path, "r", {})) is Tracker
 
 
-@pytest.mark.parametrize("act", ["log", "log_examples", "finish"])
+@pytest.mark.parametrize("act", ["log", "log_examples", "log_export", "finish"])
 def test_a_failure_is_one_warning_and_the_end_of_tracking(act, capsys):
     inner = Failing(ConnectionResetError("lost https://user:secret@host/x\nsecond line"))
     guarded = Guarded(inner, "W", (OSError,), "Do this.")
     guarded.log(1, {})
     {
         "log": lambda: guarded.log(2, {}),
+        "log_export": lambda: guarded.log_export(Path("export"), {}),
         "log_examples": lambda: guarded.log_examples(2, "x", []),
         "finish": lambda: guarded.finish({}, Outcome.finished),
     }[act]()

@@ -1,4 +1,4 @@
-"""Against a server on the loopback interface: one run however often it is started, and a server that stops answering."""
+"""Against a server on the loopback interface: one run however often it starts, and a server that stops answering."""
 
 import json
 import os
