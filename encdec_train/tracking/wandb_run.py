@@ -1,18 +1,18 @@
 """A W&B run: online when a key is there and its server answers, else offline at once.
 
 Facts about wandb 0.31, measured: without a key it asks on a terminal; with a key and without network `init` takes 101 s
-(5 s with `init_timeout=5`); when the server dies, `finish` does not return without `finish_timeout`, nor always with it;
+(5 s with `init_timeout=5`); when the server dies, `finish` does not return without `finish_timeout`, or at all;
 an online table or artifact first asks the server and waits 19 s each time; after a failed `init` the run id stays taken
 until `teardown`; a killed process leaves an offline file of 7 bytes, because up to 32 KiB are kept in memory; unless
 error reporting is off it sends its own telemetry to the server and prints when that is refused. Of the machine its
-name, its load and the program's path are sent: no code, no git diff, no console, and no command line (it may hold keys).
+name, its load and the program's path are sent: no code, no git diff, no console, and no command line.
 """
 
 import contextlib
 import os
 import shlex
-import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -151,32 +151,26 @@ def _service() -> Iterator[None]:
 
 
 def _bounded(action: Callable[[], None]) -> None:
-    """Act for at most `FINISH_TIMEOUT_SECONDS` and a little; its service is killed then, or the exit would hang too.
+    """Act for at most `FINISH_TIMEOUT_SECONDS` and a little; then its service is ended, or the exit would hang too.
 
     Raises:
         TimeoutError: It took longer.
     """
     import wandb
 
-    failures: list[Exception] = []
-
-    def act() -> None:
-        try:
-            action()
-        except _failures() as error:
-            failures.append(error)
-
-    thread = threading.Thread(target=act, daemon=True)
-    thread.start()
-    thread.join(FINISH_TIMEOUT_SECONDS + GRACE_SECONDS)
-    if thread.is_alive():
+    pool = ThreadPoolExecutor(1)
+    done = pool.submit(action)
+    try:
+        done.result(FINISH_TIMEOUT_SECONDS + GRACE_SECONDS)
+    except TimeoutError:
+        if done.done():  # wandb kept its own time
+            raise
         with contextlib.suppress(AttributeError):  # wandb has no public name for it
-            wandb.setup()._connection._proc._process.kill()  # type: ignore[union-attr]
-        thread.join(GRACE_SECONDS)
+            wandb.setup()._connection._proc._process.terminate()  # type: ignore[union-attr]
         _tear_down()
-        failures = [TimeoutError("Timed out finishing run.")]
-    if failures:
-        raise failures[0]
+        raise TimeoutError("Timed out finishing run.") from None
+    finally:
+        pool.shutdown(wait=False)
 
 
 def _tear_down() -> None:

@@ -157,6 +157,7 @@ def test_a_server_that_breaks_in_mid_run_costs_seconds_and_a_table(
     begin, served, how, export, monkeypatch, capsys, tmp_path
 ):
     monkeypatch.setattr(wandb_run, "FINISH_TIMEOUT_SECONDS", 1)
+    monkeypatch.setattr(wandb_run, "GRACE_SECONDS", 1)
     tracker = begin()
     tracker.log(1, {"loss": 1.0})
     tracker.log_examples(1, "validation", [{"a": "b"}])
@@ -173,6 +174,11 @@ def test_a_server_that_breaks_in_mid_run_costs_seconds_and_a_table(
     assert "the export is left out." in shown
     assert "warning: wandb tracking stops here (TimeoutError: Timed out finishing run.)" in shown
     assert f"To upload it: wandb sync {tmp_path}/run/wandb/run-" in shown
+    (path,) = (tmp_path / "run" / "wandb").glob("run-*-my-run/run-my-run.wandb")
+    inspect = [sys.executable, "-m", "wandb", "leet", "inspect", "--json", str(path)]
+    kept = subprocess.run(inspect, check=True, timeout=60, capture_output=True, text=True).stdout
+    num_rows = sum(json.loads(line)["type"] == "history" for line in kept.splitlines())
+    assert num_rows > 499 - 32 * 1024 / 250  # a service that hangs keeps 32 KiB to itself, at 250 bytes a row
 
 
 @pytest.mark.parametrize(
