@@ -237,15 +237,16 @@ def test_an_offline_run_that_was_killed_is_whole_after_the_next_start(served, lo
     assert len(list((tmp_path / "run" / "wandb").glob("earlier-offline-run-*"))) == 1
 
 
-@pytest.mark.parametrize("found", ["nothing", "a token file that is not there"])
-def test_a_terminal_is_never_asked(served, found, tmp_path, monkeypatch):
+@pytest.mark.parametrize("found", ["nothing", "an empty key"])
+def test_a_terminal_is_never_asked(served, bare_machine, found, tmp_path, monkeypatch):
     monkeypatch.delenv("WANDB_API_KEY")
-    if found != "nothing":
-        monkeypatch.setenv("WANDB_IDENTITY_TOKEN_FILE", str(tmp_path / "missing"))
+    if found != "nothing":  # a settings file that names a key and has none
+        (bare_machine / ".config" / "wandb").mkdir(parents=True)
+        (bare_machine / ".config" / "wandb" / "settings").write_text("[default]\napi_key =\n", encoding="utf-8")
     ours, theirs = pty.openpty()
     process = subprocess.Popen(command(tmp_path / "run", "1"), stdin=theirs, stdout=theirs, stderr=theirs)
     os.close(theirs)
-    shown = read_terminal(ours, 30)
+    shown = read_terminal(ours, 15)
     process.kill()
     assert process.wait() == 0, shown
     assert "wandb: offline (" in shown
