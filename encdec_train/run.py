@@ -12,7 +12,7 @@ from encdec_train import console, distributed
 from encdec_train.atomic import write_json
 from encdec_train.config import Baseline, Init, Schedule, TrackerName, TrainConfig, to_dict, to_yaml
 from encdec_train.data.sources import SplitSource, splits_of
-from encdec_train.errors import ConfigError, fault
+from encdec_train.errors import ConfigError, StoppedError, fault
 from encdec_train.evaluation import Scores, score_table, score_tests, test_splits, text_baseline
 from encdec_train.folder import RunFolder, identify, open_folder
 from encdec_train.session import (
@@ -80,6 +80,7 @@ def train(config: TrainConfig) -> Path:
 
 def make(config: TrainConfig, folder: RunFolder, sources: Mapping[str, SplitSource]) -> None:
     """Do everything that takes time. Training continues where an earlier start stopped; what follows is done again."""
+    from encdec_train.tracking import Outcome
     from encdec_train.tracking import start as start_tracker
 
     device_type(config.trainer.accelerator)
@@ -93,17 +94,23 @@ def make(config: TrainConfig, folder: RunFolder, sources: Mapping[str, SplitSour
         describe_start(config, folder, session, started)
     kind = config.tracking.kind if main else TrackerName.none
     tracker = start_tracker(kind, config.tracking, folder.path, folder.run_id, to_dict(config))
-    run, scores, failed = Run(config, folder, session, plan, tracker), Scores(), True
+    run, scores, outcome, together = Run(config, folder, session, plan, tracker), Scores(), Outcome.failed, False
     try:
         step = fit(run, started, folder.path)
         scores = score_tests(config, session, started.model, folder.path / "predictions")
         if main:
             export(run, started, scores, step)
             write_json(folder.metrics, scores)  # what exists is kept whatever becomes of the baselines
+            tracker.log_export(folder.export, scores)
         baselines = score_baselines(run)
-        failed = False
+        outcome = Outcome.finished
+    except (StoppedError, KeyboardInterrupt) as why:
+        outcome, together = Outcome.stopped, isinstance(why, StoppedError)
+        raise
     finally:
-        tracker.finish(flat(scores), failed)
+        tracker.finish(flat(scores), outcome)
+        if together:
+            distributed.barrier()  # Lightning kills rank 0 when another rank ends before it
     if main:
         finish(run, scores, baselines)
 
@@ -303,5 +310,9 @@ def clipped(text: str) -> str:
 
 
 def flat(scores: Mapping[str, Any]) -> dict[str, float]:
-    """Name every score `<split>/<metric>`, for trackers."""
-    return {f"{split}/{name}": found["value"] for split, metrics in scores.items() for name, found in metrics.items()}
+    """Name every score `<split>/<metric>`, and the ends of its interval, for trackers."""
+    named = {f"{split}/{name}": found for split, metrics in scores.items() for name, found in metrics.items()}
+    values = {name: found["value"] for name, found in named.items()}
+    for at, end in enumerate(("low", "high")):
+        values |= {f"{name}/ci95_{end}": found["ci95"][at] for name, found in named.items()}
+    return values

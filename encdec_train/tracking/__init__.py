@@ -10,9 +10,9 @@ from pathlib import Path
 from encdec_train.config import TrackerName, TrackingConfig
 from encdec_train.redact import redact
 from encdec_train.tracking import csv_table, tensorboard_log, wandb_run
-from encdec_train.tracking.tracker import Tracker
+from encdec_train.tracking.tracker import Outcome, Tracker
 
-__all__ = ["TRACKERS", "Tracker", "start"]
+__all__ = ["TRACKERS", "Outcome", "Tracker", "start"]
 
 Builder = Callable[[TrackingConfig, Path, str, Mapping[str, object]], Tracker]
 

@@ -9,7 +9,7 @@ from encdec_train import atomic
 from encdec_train.config import TrackingConfig
 from encdec_train.errors import DataError
 from encdec_train.jsonl import read_rows
-from encdec_train.tracking.tracker import Guarded, Tracker
+from encdec_train.tracking.tracker import Guarded, Outcome, Tracker
 
 FILE_NAME = "metrics.csv"
 
@@ -35,7 +35,7 @@ class CsvTable(Tracker):
         else:
             self._rewrite(list(read_rows(self._log)))
 
-    def finish(self, summary: Mapping[str, float], failed: bool) -> None:
+    def finish(self, summary: Mapping[str, float], outcome: Outcome) -> None:
         """Append the final scores, which are in another file, as a line at the last step."""
         rows = list(read_rows(self._log))
         if summary:

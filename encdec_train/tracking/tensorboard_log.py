@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from encdec_train.config import TrackingConfig
-from encdec_train.tracking.tracker import Guarded, Tracker, warn_failure
+from encdec_train.tracking.tracker import Guarded, Outcome, Tracker, warn_failure
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard.writer import SummaryWriter
@@ -46,7 +46,7 @@ class TensorBoardLog(Tracker):
         """Add a Markdown table to the text tab."""
         self._open(step).add_text(name, _markdown(rows), step)
 
-    def finish(self, summary: Mapping[str, float], failed: bool) -> None:
+    def finish(self, summary: Mapping[str, float], outcome: Outcome) -> None:
         """Add the final scores at the last step and close the file."""
         if summary:
             self.log(self._last_step, summary)

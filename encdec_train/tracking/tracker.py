@@ -1,9 +1,19 @@
 """What trackers can be told; `Tracker` itself tells nobody, and so does a `Guarded` one after it has failed."""
 
 from collections.abc import Callable, Mapping, Sequence
+from enum import Enum
+from pathlib import Path
 
 from encdec_train import console
 from encdec_train.redact import redact_text
+
+
+class Outcome(Enum):
+    """How a start of a run ends; the value is the exit code that a tracker is told."""
+
+    finished = 0
+    failed = 1
+    stopped = 143  # asked to stop: the next start goes on
 
 
 class Tracker:
@@ -15,7 +25,10 @@ class Tracker:
     def log_examples(self, step: int, name: str, rows: Sequence[Mapping[str, str]]) -> None:
         """Show a small table of texts, such as predictions."""
 
-    def finish(self, summary: Mapping[str, float], failed: bool) -> None:
+    def log_export(self, folder: Path, scores: Mapping[str, object]) -> None:
+        """Keep the exported model, with its scores by split and metric."""
+
+    def finish(self, summary: Mapping[str, float], outcome: Outcome) -> None:
         """Show the final scores and let go of files and processes; nothing may be logged afterwards."""
 
 
@@ -41,9 +54,13 @@ class Guarded(Tracker):
         """Log, or stop tracking."""
         self._attempt(lambda: self._inner.log_examples(step, name, rows))
 
-    def finish(self, summary: Mapping[str, float], failed: bool) -> None:
+    def log_export(self, folder: Path, scores: Mapping[str, object]) -> None:
+        """Keep it, or stop tracking."""
+        self._attempt(lambda: self._inner.log_export(folder, scores))
+
+    def finish(self, summary: Mapping[str, float], outcome: Outcome) -> None:
         """Finish, or stop tracking."""
-        self._attempt(lambda: self._inner.finish(summary, failed))
+        self._attempt(lambda: self._inner.finish(summary, outcome))
         self._inner = Tracker()
 
     def _attempt(self, action: Callable[[], None]) -> None:

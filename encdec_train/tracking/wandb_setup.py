@@ -3,13 +3,16 @@
 import configparser
 import netrc
 import os
-import socket
+import ssl
 import threading
+import urllib.error
 import urllib.request
+from http import HTTPStatus
+from http.client import HTTPException
 from pathlib import Path
 from urllib.parse import urlsplit
 
-PREFLIGHT_SECONDS = 2.5  # name lookup and connection together
+PREFLIGHT_SECONDS = 2.5  # name lookup, connection and answer together
 _DEFAULT_HOSTS = ("api.forge.coreweave.com", "api.wandb.ai")  # of wandb 0.31 and before
 
 
@@ -39,7 +42,7 @@ def why_offline(default_url: str) -> str:
         return "as WANDB_MODE or wandb's settings say"
     if not _has_key(url):
         return f"no key for {_host(url)}: set WANDB_API_KEY or run `wandb login`"
-    return _why_unreachable(url)
+    return why_unreachable(url)
 
 
 def _host(url: str) -> str:
@@ -79,26 +82,28 @@ def _netrc_has_key(url: str | None) -> bool:
     return False
 
 
-def _why_unreachable(url: str) -> str:
-    """Open one TCP connection to the server, or to the proxy in front of it.
+def why_unreachable(url: str) -> str:
+    """Say why the server gives no answer, asked directly or through the proxy; empty when it gives one.
 
     In a thread of its own, because a name lookup has no timeout and may take 30 s where DNS is filtered.
     """
-    proxy = urllib.request.getproxies().get(urlsplit(url).scheme)
-    target = proxy if proxy and not urllib.request.proxy_bypass(_host(url)) else url
     answers: list[str] = []
-    thread = threading.Thread(target=lambda: answers.append(_why_no_connection(target)), daemon=True)
+    thread = threading.Thread(target=lambda: answers.append(_why_no_answer(url)), daemon=True)
     thread.start()
     thread.join(PREFLIGHT_SECONDS)
     reason = answers[0] if answers else f"no answer within {PREFLIGHT_SECONDS} s"
-    return f"{_host(target)} cannot be reached: {reason}" if reason else ""
+    return f"{_host(url)} cannot be reached: {reason}" if reason else ""
 
 
-def _why_no_connection(url: str) -> str:
-    parts = urlsplit(url if "//" in url else f"//{url}")
+def _why_no_answer(url: str) -> str:
+    """Ask what every GraphQL server can answer; a refusal is an answer, a server's own failure is none."""
+    question, kind = b'{"query": "{__typename}"}', {"Content-Type": "application/json"}
     try:
-        port = parts.port or (80 if parts.scheme == "http" else 443)
-        with socket.create_connection((parts.hostname or "", port), timeout=PREFLIGHT_SECONDS):
+        request = urllib.request.Request(f"{url.rstrip('/')}/graphql", question, kind)  # noqa: S310 - the user's own
+        with urllib.request.build_opener().open(request, timeout=PREFLIGHT_SECONDS):
             return ""
-    except (OSError, ValueError) as error:  # ValueError: a port or host name that cannot be one
-        return str(error)
+    except urllib.error.HTTPError as error:
+        return str(error) if error.code >= HTTPStatus.INTERNAL_SERVER_ERROR else ""
+    except (OSError, ValueError, OverflowError, HTTPException) as error:  # an address or port that cannot be one
+        reason = getattr(error, "reason", error)
+        return "" if isinstance(reason, ssl.SSLError) else str(reason)  # wandb has certificates of its own

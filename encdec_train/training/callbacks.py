@@ -20,7 +20,7 @@ from encdec_train.training.metrics_log import MetricsLog
 from encdec_train.training.module import Seq2SeqModule
 from encdec_train.training.validation import Validator
 
-LOWER_IS_BETTER = {"loss", "ter"}
+LOWER_IS_BETTER = {"loss", "ter", "repetition", "empty"}
 
 
 @dataclass

@@ -3,7 +3,7 @@ import csv
 import pytest
 
 from encdec_train.config import TrackerName
-from encdec_train.tracking import start
+from encdec_train.tracking import Outcome, start
 from encdec_train.tracking.csv_table import FILE_NAME
 from encdec_train.training.metrics_log import MetricsLog
 
@@ -30,7 +30,7 @@ def test_columns_are_the_union_of_all_rows(begin, tmp_path):
     log.log(2, {"train/loss": 2.25})
     log.log(2, {"validation/loss": 2.0, "train/loss": 1.0})
     log.log_examples(2, "texts", [{"a": "b"}])
-    tracker.finish({"test/sacrebleu": 31.25}, failed=False)
+    tracker.finish({"test/sacrebleu": 31.25}, Outcome.finished)
     assert rows_of(tmp_path) == [
         ["step", "train/loss", "validation/loss", "test/sacrebleu"],
         ["1", "2.5", "", ""],
@@ -75,7 +75,7 @@ def test_a_run_that_was_trained_before_keeps_its_rows_and_has_its_scores_once(be
     log.log(1, {"loss": 1.0})
     for value in (2.0, 3.0):
         tracker, _ = begin(1)
-        tracker.finish({"test/sari": value}, failed=False)
+        tracker.finish({"test/sari": value}, Outcome.finished)
     assert rows_of(tmp_path) == [["step", "loss", "test/sari"], ["1", "1.0", ""], ["1", "", "3.0"]]
 
 
@@ -92,7 +92,7 @@ def test_a_full_or_read_only_disk_does_not_stop_the_run(begin, tmp_path, capsys)
     (tmp_path / FILE_NAME).mkdir()
     log.log(2, {"a": 2.0})
     log.log(3, {"a": 3.0})
-    tracker.finish({"a": 3.0}, failed=False)
+    tracker.finish({"a": 3.0}, Outcome.finished)
     assert capsys.readouterr().err.count("warning: csv tracking stops here (IsADirectoryError") == 1
 
 

@@ -3,7 +3,7 @@ import sys
 import pytest
 
 from encdec_train.config import TrackerName
-from encdec_train.tracking import Tracker, start
+from encdec_train.tracking import Outcome, Tracker, start
 from encdec_train.tracking.tensorboard_log import FOLDER_NAME
 
 
@@ -25,7 +25,7 @@ def test_scalars_texts_and_summary_are_read_back(begin, tmp_path):
     tracker.log(1, {"train/loss": 2.5, "optim/lr": 0.25})
     tracker.log(2, {"train/loss": 1.5})
     tracker.log_examples(2, "samples", [{"source": "a|b\nc", "prediction": "d"}, {"extra": "e"}])
-    tracker.finish({"test/sacrebleu": 31.25}, failed=False)
+    tracker.finish({"test/sacrebleu": 31.25}, Outcome.finished)
     events = read(tmp_path)
     assert [(e.step, e.value) for e in events.Scalars("train/loss")] == [(1, 2.5), (2, 1.5)]
     assert [(e.step, e.value) for e in events.Scalars("optim/lr")] == [(1, 0.25)]
@@ -41,10 +41,10 @@ def test_a_resumed_run_hides_the_steps_that_it_computes_again(begin, tmp_path):
     first = begin()
     for step in (1, 2, 3, 4):
         first.log(step, {"loss": float(step)})
-    first.finish({}, failed=True)
+    first.finish({}, Outcome.failed)
     second = begin()
     second.log(3, {"loss": 30.0})
-    second.finish({}, failed=False)
+    second.finish({}, Outcome.finished)
     assert [(e.step, e.value) for e in read(tmp_path).Scalars("loss")] == [(1, 1.0), (2, 2.0), (3, 30.0)]
 
 
@@ -59,5 +59,5 @@ def test_a_folder_that_cannot_be_made_is_a_warning(begin, tmp_path, capsys):
     tracker = begin()
     tracker.log(1, {"a": 1.0})
     tracker.log(2, {"a": 1.0})
-    tracker.finish({}, failed=False)
+    tracker.finish({}, Outcome.finished)
     assert capsys.readouterr().err.count("warning: TensorBoard tracking stops here") == 1

@@ -1,7 +1,9 @@
+from pathlib import Path
+
 import pytest
 
 from encdec_train.config import TrackerName
-from encdec_train.tracking import TRACKERS, Tracker, start
+from encdec_train.tracking import TRACKERS, Outcome, Tracker, start
 from encdec_train.tracking.tracker import Guarded
 
 
@@ -19,7 +21,10 @@ class Failing(Tracker):
     def log_examples(self, step, name, rows):
         self.log(step, {})
 
-    def finish(self, summary, failed):
+    def log_export(self, folder, scores):
+        self.log(0, {})
+
+    def finish(self, summary, outcome):
         self.log(0, {})
 
 
@@ -31,7 +36,7 @@ def test_none_tells_nobody(settings, tmp_path, capsys):
     tracker = start(TrackerName.none, settings, tmp_path / "run", "r", {})
     tracker.log(1, {"a": 1.0})
     tracker.log_examples(1, "a", [{"b": "c"}])
-    tracker.finish({"a": 1.0}, failed=True)
+    tracker.finish({"a": 1.0}, Outcome.failed)
     assert not (tmp_path / "run").exists()
     assert capsys.readouterr() == ("", "")
 
@@ -40,20 +45,21 @@ def test_auto_on_a_machine_without_settings_is_none(bare_machine, settings, tmp_
     assert type(start(TrackerName.auto, settings, tmp_path, "r", {})) is Tracker
 
 
-@pytest.mark.parametrize("act", ["log", "log_examples", "finish"])
+@pytest.mark.parametrize("act", ["log", "log_examples", "log_export", "finish"])
 def test_a_failure_is_one_warning_and_the_end_of_tracking(act, capsys):
     inner = Failing(ConnectionResetError("lost https://user:secret@host/x\nsecond line"))
     guarded = Guarded(inner, "W", (OSError,), "Do this.")
     guarded.log(1, {})
     {
         "log": lambda: guarded.log(2, {}),
+        "log_export": lambda: guarded.log_export(Path("export"), {}),
         "log_examples": lambda: guarded.log_examples(2, "x", []),
-        "finish": lambda: guarded.finish({}, failed=False),
+        "finish": lambda: guarded.finish({}, Outcome.finished),
     }[act]()
     for step in range(3, 6):
         guarded.log(step, {})
     guarded.log_examples(6, "x", [])
-    guarded.finish({}, failed=False)
+    guarded.finish({}, Outcome.finished)
     assert inner.calls == 2
     assert capsys.readouterr().err == (
         "warning: W tracking stops here (ConnectionResetError: lost https://***@host/x); the run goes on, "

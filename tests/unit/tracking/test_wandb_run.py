@@ -1,18 +1,18 @@
-import http.server
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
 import sys
-import threading
 import time
 from pathlib import Path
 
 import pytest
+import wandb_server
 
 from encdec_train.config import TrackerName
-from encdec_train.tracking import Tracker, start, wandb_run
+from encdec_train.tracking import Outcome, Tracker, start, wandb_run
 
 KEY = "a" * 40
 
@@ -54,7 +54,7 @@ def test_without_a_key_a_run_is_offline_at_once_and_is_read_back(begin, bare_mac
     tracker.log(2, {"train/loss": 1.5})
     tracker.log(2, {"validation/loss": 1.25})
     tracker.log_examples(2, "samples", [{"source": "é", "prediction": "b"}, {"source": "c"}])
-    tracker.finish({"test/sacrebleu": 31.25}, failed=False)
+    tracker.finish({"test/sacrebleu": 31.25}, Outcome.finished)
     (path,) = run_files(tmp_path)
 
     history = history_of(path)
@@ -87,7 +87,7 @@ def test_what_is_kept_names_no_code_no_command_line_and_no_key(begin, tmp_path, 
     monkeypatch.setattr(sys, "argv", ["encdec", "--password=told-by-argv"])
     tracker = begin()
     tracker.log(1, {"a": 1.0})
-    tracker.finish({}, failed=True)
+    tracker.finish({}, Outcome.failed)
     (path,) = run_files(tmp_path)
     kept = {file.name: file.read_bytes() for file in path.parent.rglob("*") if file.is_file()}
     assert set(kept) <= {"debug-core.log", "debug-internal.log", "debug.log", "run-my-run.wandb"}
@@ -106,48 +106,17 @@ def test_a_server_that_cannot_be_reached_costs_less_than_4_s(begin, tmp_path, mo
     tracker = begin()
     assert time.monotonic() - started < 4
     tracker.log(1, {"a": 1.0})
-    tracker.finish({}, failed=False)
+    tracker.finish({}, Outcome.finished)
     assert history_of(run_files(tmp_path)[0]) == [{"_step": 1, "a": 1.0}]
     assert "wandb: offline (127.0.0.1 cannot be reached: [Errno 111]" in capsys.readouterr().err
 
 
-class Refusing(http.server.BaseHTTPRequestHandler):
-    """Answers as a server does to a key that it does not know."""
-
-    def do_POST(self):
-        self.rfile.read(int(self.headers["content-length"]))
-        self.send_response(401)
-        self.send_header("content-length", "0")
-        self.end_headers()
-
-    def log_message(self, *args):
-        pass
-
-
-def test_a_key_that_is_refused_falls_back_to_offline_and_is_not_shown(begin, tmp_path, monkeypatch, capfd):
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Refusing)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    monkeypatch.setenv("WANDB_API_KEY", KEY)
-    monkeypatch.setenv("WANDB_BASE_URL", f"http://127.0.0.1:{server.server_port}")
-    tracker = begin()
-    tracker.log(1, {"a": 1.0})
-    tracker.finish({}, failed=False)
-    server.shutdown()
-    assert history_of(run_files(tmp_path)[0]) == [{"_step": 1, "a": 1.0}]
-    captured = capfd.readouterr()
-    assert "401" in captured.err
-    assert captured.err.count("\n") == 2
-    assert KEY not in captured.err + captured.out
-
-
 @pytest.mark.parametrize("key", ["short", "not a key \n" + "b" * 40])
 def test_a_key_of_the_wrong_form_falls_back_to_offline(begin, tmp_path, monkeypatch, capsys, key):
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        listener.listen()
+    with wandb_server.serve() as (state, _):
         monkeypatch.setenv("WANDB_API_KEY", key)
-        monkeypatch.setenv("WANDB_BASE_URL", f"http://127.0.0.1:{listener.getsockname()[1]}")
-        begin().finish({}, failed=False)
+        monkeypatch.setenv("WANDB_BASE_URL", state.url)
+        begin().finish({}, Outcome.finished)
     shown = capsys.readouterr().err
     assert "wandb: offline (WANDB_API_KEY invalid" in shown
     assert key not in shown
@@ -164,7 +133,7 @@ def test_a_service_that_dies_ends_tracking_and_not_the_run(begin, capsys):
     for step in range(2, 50):
         tracker.log(step, {"a": 1.0})
     tracker.log_examples(50, "x", [{"a": "b"}])
-    tracker.finish({"a": 1.0}, failed=False)
+    tracker.finish({"a": 1.0}, Outcome.finished)
     assert time.monotonic() - started < 2
     shown = capsys.readouterr().err
     assert shown.count("warning: wandb tracking stops here") == 1
@@ -178,13 +147,35 @@ def service_processes():
     return [pid for pid in pids if b"wandb-core" in Path(f"/proc/{pid}/cmdline").read_bytes()]
 
 
-def test_a_resumed_run_keeps_its_id(begin, tmp_path):
+def test_each_offline_start_has_the_whole_run_and_the_earlier_one_is_set_aside(begin, tmp_path):
     for step in (1, 2):
+        with (tmp_path / "metrics").open("a", encoding="utf-8") as file:
+            file.write(json.dumps({"step": step, "a": float(step)}) + "\n")
         tracker = begin()
+        shutil.copy(tmp_path / "metrics", tmp_path / "run folder" / "metrics.jsonl")
         tracker.log(step, {"a": float(step)})
-        tracker.finish({}, failed=False)
+        tracker.finish({}, Outcome.finished)
         time.sleep(1.1)  # wandb names its folders by the second
-    assert [history_of(path) for path in run_files(tmp_path)] == [[{"_step": 1, "a": 1.0}], [{"_step": 2, "a": 2.0}]]
+    (path,) = run_files(tmp_path)
+    assert history_of(path) == [{"_step": 1, "a": 1.0}, {"_step": 2, "a": 2.0}]
+    (earlier,) = (tmp_path / "run folder" / "wandb").glob("earlier-offline-run-*-my-run/run-my-run.wandb")
+    assert history_of(earlier) == [{"_step": 1, "a": 1.0}]
+
+
+def test_the_export_is_kept_offline_without_a_copy(begin, tmp_path):
+    export = tmp_path / "export"
+    export.mkdir()
+    (export / "weights").write_bytes(b"\x00" * 1000)
+    tracker = begin()
+    tracker.log_export(export, {"test": {"sari": {"value": 40.0, "ci95": [39.0, 41.0]}}})
+    tracker.finish({}, Outcome.finished)
+    (path,) = run_files(tmp_path)
+    (record,) = [one for one in map(json.loads, inspect(path).splitlines()) if one["type"] == "artifact"]
+    assert "my-run-export" in json.dumps(record)
+    assert "39.0" in json.dumps(record)
+    assert [file.name for file in tmp_path.rglob("*") if file.is_file() and file.read_bytes() == b"\x00" * 1000] == [
+        "weights"
+    ]
 
 
 def test_disabled_is_respected(begin, monkeypatch):

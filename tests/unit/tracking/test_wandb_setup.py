@@ -1,11 +1,16 @@
 import socket
+import ssl
 import threading
+import urllib.error
+import urllib.request
 
 import pytest
+import wandb_server
 
 from encdec_train.tracking import wandb_setup
 
 KEY = "a" * 40
+PHRASES = {500: "Internal Server Error", 503: "Service Unavailable"}
 
 
 @pytest.fixture
@@ -16,11 +21,9 @@ def closed_port():
 
 
 @pytest.fixture
-def open_port():
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        listener.listen()
-        yield listener.getsockname()[1]
+def served():
+    with wandb_server.serve() as (state, _):
+        yield state
 
 
 def write_settings(folder, text):
@@ -72,25 +75,46 @@ def test_disabled_is_not_configured(bare_machine, monkeypatch, name, value):
     assert not wandb_setup.is_configured()
 
 
-def test_the_reasons_to_stay_offline(bare_machine, monkeypatch, closed_port, open_port):
-    default = f"http://127.0.0.1:{open_port}"
+def test_the_reasons_to_stay_offline(bare_machine, monkeypatch, closed_port, served):
+    default = served.url
     assert wandb_setup.why_offline(default) == "no key for 127.0.0.1: set WANDB_API_KEY or run `wandb login`"
     monkeypatch.setenv("WANDB_API_KEY", KEY)
     assert wandb_setup.why_offline(default) == ""
     monkeypatch.setenv("WANDB_BASE_URL", f"http://127.0.0.1:{closed_port}")
     assert "127.0.0.1 cannot be reached: [Errno 111]" in wandb_setup.why_offline(default)
     monkeypatch.setenv("WANDB_BASE_URL", "http://127.0.0.1:99999")
-    assert "cannot be reached: Port out of range" in wandb_setup.why_offline(default)
+    assert "127.0.0.1 cannot be reached: " in wandb_setup.why_offline(default)
     monkeypatch.setenv("WANDB_MODE", "offline")
     assert wandb_setup.why_offline(default) == "as WANDB_MODE or wandb's settings say"
 
 
-def test_a_proxy_is_what_must_be_reached(bare_machine, monkeypatch, closed_port, open_port):
+def test_a_proxy_is_what_must_be_reached(bare_machine, monkeypatch, closed_port, served):
     monkeypatch.setenv("WANDB_API_KEY", KEY)
-    monkeypatch.setenv("https_proxy", f"http://127.0.0.1:{open_port}")
-    assert wandb_setup.why_offline("https://nowhere.invalid") == ""
-    monkeypatch.setenv("https_proxy", f"http://127.0.0.1:{closed_port}")
-    assert "127.0.0.1 cannot be reached" in wandb_setup.why_offline("https://nowhere.invalid")
+    monkeypatch.setenv("http_proxy", served.url)
+    assert wandb_setup.why_offline("http://nowhere.invalid") == ""
+    monkeypatch.setenv("http_proxy", f"http://127.0.0.1:{closed_port}")
+    assert "nowhere.invalid cannot be reached: [Errno 111]" in wandb_setup.why_offline("http://nowhere.invalid")
+
+
+@pytest.mark.parametrize(("status", "counts"), [(401, True), (404, True), (500, False), (503, False)])
+def test_a_refusal_is_an_answer_and_a_broken_server_is_none(bare_machine, served, status, counts):
+    served.fails_with = status
+    reason = wandb_setup.why_unreachable(served.url)
+    assert reason == ("" if counts else f"127.0.0.1 cannot be reached: HTTP Error {status}: {PHRASES[status]}")
+
+
+def test_asking_sends_no_key(bare_machine, monkeypatch, served):
+    monkeypatch.setenv("WANDB_API_KEY", KEY)
+    assert wandb_setup.why_offline(served.url) == ""
+    assert (served.queries, served.authorizations) == (["anonymous"], {""})
+
+
+def test_a_certificate_is_left_to_wandb(bare_machine, monkeypatch):
+    def unknown(*_arguments, **_options):
+        raise urllib.error.URLError(ssl.SSLCertVerificationError("self-signed"))
+
+    monkeypatch.setattr(urllib.request.OpenerDirector, "open", unknown)
+    assert wandb_setup.why_unreachable("https://wandb.lab") == ""
 
 
 def test_a_name_lookup_that_hangs_is_given_up(bare_machine, monkeypatch):
