@@ -46,9 +46,7 @@ def main() -> None:
     steps = int(sys.argv[1]) if len(sys.argv) > 1 else 100
     with tempfile.TemporaryDirectory() as folder:
         one, two = (train(Path(folder), ranks, steps) for ranks in (1, 2))
-    print(
-        "| step | loss, 1 rank | loss, 2 ranks | difference | gradient norm, 1 rank | 2 ranks |\n|---|---|---|---|---|---|"
-    )
+    print("| step | loss, 1 rank | loss, 2 ranks | difference | gradient norm, 1 rank | 2 ranks |\n|---|---|---|---|---|---|")
     differences = []
     for a, b in zip(one, two, strict=True):
         differences.append((abs(a["train/loss"] - b["train/loss"]), a["step"]))

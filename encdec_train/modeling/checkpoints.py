@@ -151,7 +151,4 @@ def _check_vocabulary(source: Source) -> None:
 def _unreadable(key: str, name: str, what: str, error: Exception) -> str:
     lines = str(error).strip().splitlines() or [type(error).__name__]
     reason = " ".join(line.strip() for line in lines[: 1 + lines[0].endswith(":")]).rstrip(".")
-    if Path(name).is_dir():
-        return fault(key, f"a folder from which {what} can be read", name, reason)
-    remedy = "Check the name and the network, or set the key to a local folder"
-    return fault(key, "a folder, or a Hub id that can be reached or is cached", name, reason, remedy)
+    return fault(key, f"a folder from which {what} can be read", name, reason)

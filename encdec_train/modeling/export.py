@@ -8,14 +8,8 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from transformers import (
-    AutoConfig,
-    AutoModelForSeq2SeqLM,
-    AutoTokenizer,
-    EncoderDecoderModel,
-    GenerationConfig,
-    PreTrainedTokenizerBase,
-)
+from transformers import AutoConfig, AutoModelForSeq2SeqLM, AutoTokenizer, EncoderDecoderModel, GenerationConfig
+from transformers import PreTrainedTokenizerBase as Tokenizer
 from transformers.models.auto.modeling_auto import MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES
 
 from encdec_train import atomic
@@ -27,7 +21,7 @@ from encdec_train.modeling.sharing import separate_state
 WHAT = "a run folder, an export folder or a Hub id"
 SEQ2SEQ_TYPES = frozenset(MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES)  # T5, BART and so on
 
-Tokenizers = tuple[PreTrainedTokenizerBase, PreTrainedTokenizerBase]  # the encoder's and the decoder's
+Tokenizers = tuple[Tokenizer, Tokenizer]  # the encoder's and the decoder's
 
 
 def export(
@@ -68,21 +62,16 @@ def export(
     atomic.install(beside, folder, replace=True)
 
 
-def load(folder: str) -> tuple[EncoderDecoderModel, Tokenizers]:
+def load(folder: str, types: Collection[str] = ("encoder-decoder",)) -> tuple[Any, Tokenizers]:
     """Load an export (or any encoder-decoder checkpoint) with its tokenizers, in eval mode.
 
     Args:
         folder: An export folder, a run folder that holds one, or a Hub id.
+        types: The `model_type`s that are allowed, such as `SEQ2SEQ_TYPES`.
 
     Raises:
         ModelError: When there is none.
     """
-    model, tokenizers = load_seq2seq(folder, ("encoder-decoder",))
-    return model, tokenizers
-
-
-def load_seq2seq(folder: str, types: Collection[str] = SEQ2SEQ_TYPES) -> tuple[Any, Tokenizers]:
-    """Load any sequence-to-sequence checkpoint, as `load` does; `types` are the `model_type`s that are allowed."""
     path = Path(folder)
     if not path.exists() and not is_path(folder):
         path = fetch("checkpoint", folder, None)
@@ -101,7 +90,7 @@ def load_seq2seq(folder: str, types: Collection[str] = SEQ2SEQ_TYPES) -> tuple[A
 def _load(name: str, where: Path, types: Collection[str]) -> tuple[Any, Tokenizers]:
     config = AutoConfig.from_pretrained(where, trust_remote_code=False)
     if config.model_type not in types:
-        what = "an encoder-decoder model" if len(types) == 1 else "a sequence-to-sequence model"
+        what = f"{'an encoder-decoder' if len(types) == 1 else 'a sequence-to-sequence'} model"
         remedy = "Pretrained halves are for `encdec train model.encoder=…`"
         raise ModelError(fault("checkpoint", what, config.model_type, f"{name} is no export", remedy))
     check_weights("checkpoint", name, (file.name for file in where.iterdir()))
@@ -120,7 +109,7 @@ def _load(name: str, where: Path, types: Collection[str]) -> tuple[Any, Tokenize
     return model, (source, target)
 
 
-def _save_tokenizer(tokenizer: PreTrainedTokenizerBase, folder: Path, max_tokens: int) -> None:
+def _save_tokenizer(tokenizer: Tokenizer, folder: Path, max_tokens: int) -> None:
     before = tokenizer.model_max_length
     tokenizer.model_max_length = max_tokens
     try:

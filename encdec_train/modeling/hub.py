@@ -4,24 +4,16 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from huggingface_hub import HfApi, constants, is_offline_mode, snapshot_download
-from huggingface_hub.errors import (
-    GatedRepoError,
-    HfHubHTTPError,
-    LocalEntryNotFoundError,
-    RepositoryNotFoundError,
-    RevisionNotFoundError,
-)
+from huggingface_hub.errors import HfHubHTTPError, RepositoryNotFoundError, RevisionNotFoundError
 
 from encdec_train import console
 from encdec_train.errors import ModelError, fault
 
 ASK_SECONDS = 5.0  # for the one question, which is not repeated; the library's own way takes 23 s to say "unreachable"
 SUFFIXES = (".json", ".txt", ".model", ".safetensors")  # configs, tokenizers, weights; never a pickle, never code
-NEEDED = ("config.json", "model.safetensors*", "model-*.safetensors", "tokenizer*", "vocab*")  # of a cached checkpoint
-FOLDERS = ("", "decoder_tokenizer")  # of a repository: exports of other formats lie in further ones
-HTTPError = HfHubHTTPError.__bases__[
-    0
-]  # httpx's or, since huggingface_hub 2, httpx2's: what a broken connection raises
+FOLDERS = (".", "decoder_tokenizer")  # of a repository: exports of other formats lie in further ones
+NEEDED = ["config.json", "model.safetensors*", "model-*.safetensors", "tokenizer*", "vocab*"]  # of a cached checkpoint
+HTTPError: type[Exception] = HfHubHTTPError.__bases__[0]  # httpx's or httpx2's: what a broken connection raises
 
 
 def fetch(key: str, name: str, revision: str | None) -> Path:
@@ -33,72 +25,58 @@ def fetch(key: str, name: str, revision: str | None) -> Path:
         revision: A branch, a tag or a commit; the default branch for None.
 
     Returns:
-        The folder in the cache; its name is the hash of the commit.
+        The folder; its name is the hash of the commit.
 
     Raises:
-        ModelError: When there is no such thing, it may not be read, has no safetensors, or cannot be had now.
+        ModelError: When it cannot be had, or has no safetensors.
     """
-    problem: Exception | None = None
-    wanted = list(NEEDED)
+    problem, wanted = None, NEEDED
     try:
         if not is_offline_mode():
             info = HfApi().model_info(name, revision=revision, timeout=ASK_SECONDS)
             files = [sibling.rfilename for sibling in info.siblings or []]
             check_weights(key, name, files)
-            wanted = [file for file in files if file.endswith(SUFFIXES) and str(Path(file).parent) in {".", *FOLDERS}]
+            wanted = [file for file in files if file.endswith(SUFFIXES) and str(Path(file).parent) in FOLDERS]
             return Path(snapshot_download(name, revision=revision, allow_patterns=wanted))
-    except (RepositoryNotFoundError, RevisionNotFoundError) as error:
-        raise ModelError(_refusal(key, name, revision, error)) from error
     except (HTTPError, OSError, ValueError) as error:
         problem = error
     try:
+        if isinstance(problem, RepositoryNotFoundError | RevisionNotFoundError):
+            raise problem
         folder = Path(snapshot_download(name, revision=revision, local_files_only=True, allow_patterns=wanted))
-    except (LocalEntryNotFoundError, ValueError) as error:
-        raise ModelError(_refusal(key, name, revision, problem or error)) from (problem or error)
+    except (HTTPError, OSError, ValueError) as error:
+        raise ModelError(_refusal(key, name, revision, problem or error)) from error
     if problem is not None:
         console.say(f"{name}: {_reason(problem)}; going on with the cached copy of commit {folder.name[:12]}")
     return folder
 
 
 def check_weights(key: str, name: str, files: Iterable[str]) -> None:
-    """Refuse a checkpoint without safetensors.
-
-    Raises:
-        ModelError: Which says so where there is a pickle instead.
-    """
+    """Refuse a checkpoint without safetensors, with a ModelError that says so where there is a pickle instead."""
     found = sorted(files)
-    if any(file in {"model.safetensors", "model.safetensors.index.json"} for file in found):
-        return
-    pickled = next((file for file in found if file.endswith(".bin") and "/" not in file), None)
-    reason = f"{pickled} is a pickle, which can run code" if pickled else "there are no weights in it"
-    remedy = "Load it once with transformers and save_pretrained() it as safetensors" if pickled else ""
-    raise ModelError(fault(key, "a folder with model.safetensors", name, reason, remedy))
+    if not {"model.safetensors", "model.safetensors.index.json"} & {*found}:
+        pickled = next((file for file in found if file.endswith(".bin") and "/" not in file), None)
+        reason = f"{pickled} is a pickle, which can run code" if pickled else "there are no weights in it"
+        remedy = "Load it once with transformers and save_pretrained() it as safetensors" if pickled else ""
+        raise ModelError(fault(key, "a folder with model.safetensors", name, reason, remedy))
 
 
 def _refusal(key: str, name: str, revision: str | None, error: Exception) -> str:
-    expected = "a folder, or a Hub id that can be reached or is cached"
     if isinstance(error, RevisionNotFoundError):
         return fault(f"{key}_revision", f"a branch, a tag or a commit of {name}", revision, "the Hub has none of it")
-    if isinstance(error, GatedRepoError):
-        remedy = "Ask for access on its page, then `hf auth login` or set HF_TOKEN"
-        return fault(key, "a model that may be read", name, "its owner gives access on request", remedy)
+    reason, remedy = _reason(error), "Check the name and the network, or set the key to a local folder"
     if isinstance(error, RepositoryNotFoundError):
-        remedy = "Check the name; for a private model `hf auth login` or set HF_TOKEN"
-        return fault(key, expected, name, "the Hub has no such model, or it is private", remedy)
-    if is_offline_mode():
+        reason = "the Hub has no such model, or you may not read it"
+        remedy = "Check the name; for a private or gated model `hf auth login` or set HF_TOKEN"
+    elif is_offline_mode():
+        reason = f"HF_HUB_OFFLINE is set, and {constants.HF_HUB_CACHE} lacks it"
         remedy = f"Where there is a network, run `hf download {name}` into the same cache"
-        return fault(key, expected, name, f"HF_HUB_OFFLINE is set, and {constants.HF_HUB_CACHE} lacks it", remedy)
-    remedy = "Check the name and the network, or set the key to a local folder"
-    return fault(key, expected, name, _reason(error), remedy)
+    return fault(key, "a folder, or a Hub id that can be reached or is cached", name, reason, remedy)
 
 
-def _reason(error: Exception) -> str:
-    response = getattr(error, "response", None)
-    if response is not None:
+def _reason(error: BaseException) -> str:
+    if (response := getattr(error, "response", None)) is not None:
         return f"{constants.ENDPOINT} answers {response.status_code}"
-    error = error.__cause__ if isinstance(error.__cause__, HTTPError) else error
-    said = (str(error).strip().splitlines() or [""])[0].rstrip(".")
-    broken = (
-        f"{constants.ENDPOINT} cannot be reached or breaks off ({type(error).__name__}{f': {said}' if said else ''})"
-    )
-    return broken if isinstance(error, HTTPError) else said
+    cause = error.__cause__ if isinstance(error.__cause__, HTTPError) else error
+    said = " ".join([type(cause).__name__, *str(cause).strip().splitlines()[:1]]).rstrip(".")
+    return f"{constants.ENDPOINT} cannot be reached or breaks off ({said})" if isinstance(cause, HTTPError) else said

@@ -5,9 +5,10 @@ from pathlib import Path
 from typing import Any
 
 VOCABULARY = (
-    "[PAD] [UNK] [CLS] [SEP] [MASK] the a cat dog bird sat ran flew on under over mat tree house and because so while "
-    ", . ! old red small it she he"
-).split()
+    *("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "the", "a", "cat", "dog", "bird", "sat", "ran", "flew", "on"),
+    *("under", "over", "mat", "tree", "house", "and", "because", "so", "while", ",", ".", "!", "old", "red", "small"),
+    *("it", "she", "he"),
+)
 GENERATION = {"max_length": 14, "min_length": 6, "no_repeat_ngram_size": 3, "length_penalty": 2.0, "num_beams": 4}
 # What transformers of 2020 wrote into every config, of a half too.
 DEFAULTS_OF_2020: dict[str, Any] = {

@@ -1,4 +1,4 @@
-"""Checkpoints by their Hub id, through a loopback server: a run, its second start without network, and every refusal."""
+"""Checkpoints by their Hub id, through a loopback server: a run, a start without network, refusals."""
 
 import json
 import shutil
@@ -80,9 +80,17 @@ def test_neither_code_nor_other_formats_are_downloaded(hub: Hub, tiny_bert: Path
 
 
 REFUSED = [
-    ("nothing", {}, r"^model\.encoder: .* got 'owner/nothing'; the Hub has no such model, or it is private.*`hf auth"),
-    ("secret", {}, r"^model\.encoder: .* got 'owner/secret'; the Hub has no such model, or it is private.*HF_TOKEN"),
-    ("tiny-bert", {"status": 403, "code": "GatedRepo"}, r"may be read.*its owner gives access on request"),
+    (
+        "nothing",
+        {},
+        r"^model\.encoder: .* got 'owner/nothing'; the Hub has no such model, or you may not read it.*`hf auth",
+    ),
+    (
+        "secret",
+        {},
+        r"^model\.encoder: .* got 'owner/secret'; the Hub has no such model, or you may not read it.*HF_TOKEN",
+    ),
+    ("tiny-bert", {"status": 403, "code": "GatedRepo"}, r"the Hub has no such model, or you may not read it.*gated"),
     ("tiny-bert", {"status": 401}, r"answers 401"),
     ("tiny-bert", {"status": 429}, r"http://127\.0\.0\.1:\d+ answers 429"),
     ("tiny-bert", {"status": 500}, r"http://127\.0\.0\.1:\d+ answers 500\. Check the name and the network"),
