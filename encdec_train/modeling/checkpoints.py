@@ -12,7 +12,7 @@ from huggingface_hub.errors import StrictDataclassError
 from transformers import AutoConfig, AutoTokenizer, PretrainedConfig, PreTrainedTokenizerBase
 
 from encdec_train.errors import ModelError, fault
-from encdec_train.modeling.hub import check_weights, fetch
+from encdec_train.modeling.hub import check_weights, locate
 
 MODEL_TYPES = ("bert",)  # the architectures whose warm start is tested
 
@@ -64,15 +64,9 @@ def find(key: str, name: str, revision: str | None) -> Source:
         ModelError: When it is missing, has no weights, needs code of its own, is of an architecture that is not
             supported, or has a tokenizer that does not fit.
     """
-    if Path(name).is_dir():
-        _check_folder(key, Path(name))
-    elif is_path(name):
-        expected = "a folder or a Hub id such as google-bert/bert-base-uncased"
-        raise ModelError(fault(key, expected, name, "there is no such folder"))
-    else:
-        folder = fetch(key, name, revision)
-        _check_folder(key, folder)
-        name, revision = str(folder), folder.name
+    folder = locate(key, name, revision)
+    _check_folder(key, folder)
+    name, revision = str(folder), None if str(folder) == name else folder.name
     try:
         config = AutoConfig.from_pretrained(name, revision=revision, trust_remote_code=False)
     except (OSError, ValueError, KeyError, StrictDataclassError) as error:
@@ -83,11 +77,6 @@ def find(key: str, name: str, revision: str | None) -> Source:
     source = Source(key, name, revision, config, _tokenizer(key, name, revision))
     _check_vocabulary(source)
     return source
-
-
-def is_path(name: str) -> bool:
-    """Tell whether a name can only be a folder's, and no Hub id."""
-    return Path(name).is_absolute() or name.startswith((".", "~")) or name.count("/") > 1
 
 
 def special_ids(source: Source) -> SpecialIds:

@@ -14,8 +14,8 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_SEQ_TO_SEQ_CAUSAL_L
 
 from encdec_train import atomic
 from encdec_train.errors import ModelError, fault
-from encdec_train.modeling.checkpoints import is_path, quiet_library
-from encdec_train.modeling.hub import check_weights, fetch
+from encdec_train.modeling.checkpoints import quiet_library
+from encdec_train.modeling.hub import check_weights, locate
 from encdec_train.modeling.sharing import separate_state
 
 WHAT = "a run folder, an export folder or a Hub id"
@@ -72,13 +72,10 @@ def load(folder: str, types: Collection[str] = ("encoder-decoder",)) -> tuple[An
     Raises:
         ModelError: When there is none.
     """
-    path = Path(folder)
-    if not path.exists() and not is_path(folder):
-        path = fetch("checkpoint", folder, None)
+    path = locate("checkpoint", folder, None)
     where = path / "export" if (path / "export" / "config.json").is_file() else path
     if not (where / "config.json").is_file():
-        reason = "there is no config.json in it" if path.exists() else "there is no such folder"
-        raise ModelError(fault("checkpoint", WHAT, folder, reason))
+        raise ModelError(fault("checkpoint", WHAT, folder, "there is no config.json in it"))
     try:
         with quiet_library():
             return _load(folder, where, types)

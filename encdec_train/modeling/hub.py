@@ -16,6 +16,21 @@ NEEDED = ["config.json", "model.safetensors*", "model-*.safetensors", "tokenizer
 HTTPError: type[Exception] = HfHubHTTPError.__bases__[0]  # httpx's or httpx2's: what a broken connection raises
 
 
+def locate(key: str, name: str, revision: str | None) -> Path:
+    """Return the folder that a config key names, `fetch`ed where its value is no folder but a Hub id.
+
+    Raises:
+        ModelError: When there is neither.
+    """
+    path = Path(name)
+    if path.is_dir():
+        return path
+    if path.exists() or path.is_absolute() or name.startswith((".", "~")) or name.count("/") > 1:  # never a Hub id
+        expected = "a folder or a Hub id such as google-bert/bert-base-uncased"
+        raise ModelError(fault(key, expected, name, "there is no such folder"))
+    return fetch(key, name, revision)
+
+
 def fetch(key: str, name: str, revision: str | None) -> Path:
     """Download what a Hub id names, or find it in the cache, where the Hub cannot be reached.
 
