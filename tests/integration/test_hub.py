@@ -146,6 +146,14 @@ def test_a_hub_that_is_gone_is_one_message_without_a_cache_and_no_matter_with_on
         fetch("model.encoder", NAME, None)
 
 
+def test_what_the_hub_no_longer_has_is_not_taken_from_the_cache(hub: Hub, tiny_bert: Path) -> None:
+    hub.add(NAME, tiny_bert)
+    fetch("model.encoder", NAME, None)
+    hub.repositories.clear()
+    with pytest.raises(ModelError, match="the Hub has no such model"):
+        fetch("model.encoder", NAME, None)
+
+
 def test_a_connection_that_breaks_is_gone_on_with(hub: Hub, tiny_bert: Path) -> None:
     hub.add(NAME, tiny_bert)
     hub.fail(cut_after=3000, path="/blob/", times=1)

@@ -13,7 +13,8 @@ def test_a_folder_is_itself_without_a_question(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["/nothing/here", "./bert", "../bert", "~/bert", "a/b/c"])
-def test_what_can_only_be_a_folder_is_not_asked_for(name: str) -> None:
+def test_what_can_only_be_a_folder_is_not_asked_for(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
     with pytest.raises(ModelError, match=rf"^checkpoint: .*got '{name}'; there is no such folder\.$"):
         locate("checkpoint", name, None)
 
