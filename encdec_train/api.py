@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 
     from encdec_train.config import GenerateConfig
     from encdec_train.serving.generate import Generator
+    from encdec_train.serving.pipeline import Seq2SeqPipeline
 
 
 def train(*overrides: str) -> Path:
@@ -98,6 +99,13 @@ def load(folder: str) -> "tuple[EncoderDecoderModel, tuple[PreTrainedTokenizerBa
     from encdec_train.modeling.export import load as load_export
 
     return load_export(folder)
+
+
+def pipeline(task: str, model: Any, tokenizer: Any = None, **options: Any) -> "Seq2SeqPipeline":  # noqa: ANN401
+    """Build what `transformers.pipeline` built until v4 for three tasks; see `serving.pipeline.pipeline`."""
+    from encdec_train.serving.pipeline import pipeline as build_pipeline
+
+    return build_pipeline(task, model, tokenizer, **options)
 
 
 def warm_start(encoder: str, decoder: str | None = None, **options: Any) -> "EncoderDecoderModel":  # noqa: ANN401

@@ -12,8 +12,8 @@ from huggingface_hub.errors import StrictDataclassError
 from transformers import AutoConfig, AutoTokenizer, PretrainedConfig, PreTrainedTokenizerBase
 
 from encdec_train.errors import ModelError, fault
+from encdec_train.modeling.hub import check_weights, locate
 
-WEIGHT_FILES = ("model.safetensors", "model.safetensors.index.json")
 MODEL_TYPES = ("bert",)  # the architectures whose warm start is tested
 
 
@@ -22,8 +22,8 @@ class Source:
     """One half's checkpoint, found and read as far as its config and tokenizer."""
 
     key: str  # the config key that named it
-    name: str  # a folder or a Hub id
-    revision: str | None  # what the key `<key>_revision` pins
+    name: str  # the folder; of the Hub's cache for a Hub id
+    revision: str | None  # the commit that a Hub id and `<key>_revision` resolved to
     config: PretrainedConfig  # the architecture
     tokenizer: PreTrainedTokenizerBase  # its tokenizer, without truncation or padding of its own
 
@@ -64,11 +64,9 @@ def find(key: str, name: str, revision: str | None) -> Source:
         ModelError: When it is missing, has no weights, needs code of its own, is of an architecture that is not
             supported, or has a tokenizer that does not fit.
     """
-    if Path(name).is_dir():
-        _check_folder(key, Path(name))
-    elif is_path(name):
-        expected = "a folder or a Hub id such as google-bert/bert-base-uncased"
-        raise ModelError(fault(key, expected, name, "there is no such folder"))
+    folder = locate(key, name, revision)
+    _check_folder(key, folder)
+    name, revision = str(folder), None if str(folder) == name else folder.name
     try:
         config = AutoConfig.from_pretrained(name, revision=revision, trust_remote_code=False)
     except (OSError, ValueError, KeyError, StrictDataclassError) as error:
@@ -79,11 +77,6 @@ def find(key: str, name: str, revision: str | None) -> Source:
     source = Source(key, name, revision, config, _tokenizer(key, name, revision))
     _check_vocabulary(source)
     return source
-
-
-def is_path(name: str) -> bool:
-    """Tell whether a name can only be a folder's, and no Hub id."""
-    return Path(name).is_absolute() or name.startswith((".", "~")) or name.count("/") > 1
 
 
 def special_ids(source: Source) -> SpecialIds:
@@ -115,11 +108,7 @@ def _check_folder(key: str, folder: Path) -> None:
     if "auto_map" in values:
         reason = "its config.json has an auto_map, which asks to run code from the checkpoint"
         raise ModelError(fault(key, "an architecture of the transformers library", str(folder), reason))
-    if not any((folder / name).is_file() for name in WEIGHT_FILES):
-        pickled = next(iter(sorted(folder.glob("*.bin"))), None)
-        reason = f"{pickled.name} is a pickle, which can run code" if pickled else "there are no weights in it"
-        remedy = "Load it once with transformers and save_pretrained() it as safetensors" if pickled else ""
-        raise ModelError(fault(key, f"a folder with {WEIGHT_FILES[0]}", str(folder), reason, remedy))
+    check_weights(key, str(folder), (path.name for path in folder.iterdir()))
 
 
 def _tokenizer(key: str, name: str, revision: str | None) -> PreTrainedTokenizerBase:
@@ -151,7 +140,4 @@ def _check_vocabulary(source: Source) -> None:
 def _unreadable(key: str, name: str, what: str, error: Exception) -> str:
     lines = str(error).strip().splitlines() or [type(error).__name__]
     reason = " ".join(line.strip() for line in lines[: 1 + lines[0].endswith(":")]).rstrip(".")
-    if Path(name).is_dir():
-        return fault(key, f"a folder from which {what} can be read", name, reason)
-    remedy = "Check the name and the network, or set the key to a local folder"
-    return fault(key, "a folder, or a Hub id that can be reached or is cached", name, reason, remedy)
+    return fault(key, f"a folder from which {what} can be read", name, reason)

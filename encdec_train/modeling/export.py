@@ -2,25 +2,32 @@
 
 import os
 import shutil
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from transformers import AutoConfig, AutoTokenizer, EncoderDecoderModel, GenerationConfig, PreTrainedTokenizerBase
+from transformers import AutoConfig, AutoModelForSeq2SeqLM, AutoTokenizer, EncoderDecoderModel, GenerationConfig
+from transformers import PreTrainedTokenizerBase as Tokenizer
+from transformers.models.auto.modeling_auto import MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES
 
 from encdec_train import atomic
 from encdec_train.errors import ModelError, fault
-from encdec_train.modeling.checkpoints import is_path, quiet_library
+from encdec_train.modeling.checkpoints import quiet_library
+from encdec_train.modeling.hub import check_weights, locate
 from encdec_train.modeling.sharing import separate_state
 
 WHAT = "a run folder, an export folder or a Hub id"
+SEQ2SEQ_TYPES = frozenset(MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES)  # T5, BART and so on
+
+Tokenizers = tuple[Tokenizer, Tokenizer]  # the encoder's and the decoder's
 
 
 def export(
     model: EncoderDecoderModel,
     folder: Path,
-    tokenizers: tuple[PreTrainedTokenizerBase, PreTrainedTokenizerBase],
+    tokenizers: Tokenizers,
     generation: GenerationConfig,
     limits: tuple[int, int],
     card: str,
@@ -55,54 +62,51 @@ def export(
     atomic.install(beside, folder, replace=True)
 
 
-def load(folder: str) -> tuple[EncoderDecoderModel, tuple[PreTrainedTokenizerBase, PreTrainedTokenizerBase]]:
+def load(folder: str, types: Collection[str] = ("encoder-decoder",)) -> tuple[Any, Tokenizers]:
     """Load an export (or any encoder-decoder checkpoint) with its tokenizers, in eval mode.
 
     Args:
         folder: An export folder, a run folder that holds one, or a Hub id.
+        types: The `model_type`s that are allowed, such as `SEQ2SEQ_TYPES`.
 
     Raises:
         ModelError: When there is none.
     """
-    path = Path(folder)
+    path = locate("checkpoint", folder, None)
     where = path / "export" if (path / "export" / "config.json").is_file() else path
-    name = str(where) if path.exists() else folder
-    if (path.exists() or is_path(folder)) and not (where / "config.json").is_file():
-        reason = "there is no config.json in it" if path.exists() else "there is no such folder"
-        raise ModelError(fault("checkpoint", WHAT, folder, reason))
+    if not (where / "config.json").is_file():
+        raise ModelError(fault("checkpoint", WHAT, folder, "there is no config.json in it"))
     try:
         with quiet_library():
-            return _load(name, where)
-    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
+            return _load(folder, where, types)
+    except (OSError, ValueError, KeyError, RuntimeError, ImportError, SafetensorError) as error:
         reason = str(error).strip().splitlines()[0].rstrip(".")
         raise ModelError(fault("checkpoint", WHAT, folder, reason)) from error
 
 
-def _load(
-    name: str, where: Path
-) -> tuple[EncoderDecoderModel, tuple[PreTrainedTokenizerBase, PreTrainedTokenizerBase]]:
-    config = AutoConfig.from_pretrained(name, trust_remote_code=False)
-    if config.model_type != "encoder-decoder":
+def _load(name: str, where: Path, types: Collection[str]) -> tuple[Any, Tokenizers]:
+    config = AutoConfig.from_pretrained(where, trust_remote_code=False)
+    if config.model_type not in types:
+        what = f"{'an encoder-decoder' if len(types) == 1 else 'a sequence-to-sequence'} model"
         remedy = "Pretrained halves are for `encdec train model.encoder=…`"
-        raise ModelError(
-            fault("checkpoint", "an encoder-decoder model", config.model_type, f"{name} is no export", remedy)
-        )
-    library: Any = EncoderDecoderModel  # whose types do not know `output_loading_info`
+        raise ModelError(fault("checkpoint", what, config.model_type, f"{name} is no export", remedy))
+    check_weights("checkpoint", name, (file.name for file in where.iterdir()))
+    library: Any = AutoModelForSeq2SeqLM  # whose types do not know `output_loading_info`
     model, info = library.from_pretrained(
-        name, trust_remote_code=False, use_safetensors=True, output_loading_info=True, ignore_mismatched_sizes=True
+        where, trust_remote_code=False, use_safetensors=True, output_loading_info=True, ignore_mismatched_sizes=True
     )
     lacking = [key for key in info["missing_keys"] if not key.startswith("encoder.pooler.")]  # which nothing reads
     lacking += [key for key, *_ in info["mismatched_keys"]]
     if lacking:
         reason = f"{len(lacking)} tensors are missing or differ in shape, such as {min(lacking)}"
         raise ModelError(fault("checkpoint", "all weights of its config.json", name, reason))
-    source = AutoTokenizer.from_pretrained(name, trust_remote_code=False)
+    source = AutoTokenizer.from_pretrained(where, trust_remote_code=False)
     own = where / "decoder_tokenizer"
-    target = AutoTokenizer.from_pretrained(str(own), trust_remote_code=False) if own.is_dir() else source
+    target = AutoTokenizer.from_pretrained(own, trust_remote_code=False) if own.is_dir() else source
     return model, (source, target)
 
 
-def _save_tokenizer(tokenizer: PreTrainedTokenizerBase, folder: Path, max_tokens: int) -> None:
+def _save_tokenizer(tokenizer: Tokenizer, folder: Path, max_tokens: int) -> None:
     before = tokenizer.model_max_length
     tokenizer.model_max_length = max_tokens
     try:

@@ -184,8 +184,8 @@ CHECKPOINTS = [
         "Lower it or choose another checkpoint.", ["task.max_source_tokens=65"]),
     Row("no such folder", "model.encoder: expected a folder or a Hub id such as google-bert/bert-base-uncased, got "
         "'./nowhere'; there is no such folder.", ["model.encoder=./nowhere"]),
-    Row("the Hub cannot be reached", "model.encoder: expected a folder, or a Hub id that can be reached or is cached, "
-        "got 'someone/no-such-bert'; … Check the name and the network, or set the key to a local folder.",
+    Row("not in the cache", "model.encoder: expected a folder, or a Hub id that can be reached or is cached, "
+        "got 'someone/no-such-bert'; HF_HUB_OFFLINE is set, … run `hf download someone/no-such-bert` into the same …",
         ["model.encoder=someone/no-such-bert"]),
     Row("empty encoder folder", "model.encoder: other: expected a checkpoint folder; it has neither a config nor "
         "weights nor a tokenizer.", OTHER, lambda place: (place / "other").mkdir()),
@@ -288,7 +288,8 @@ def test_an_evaluation_does_not_replace_a_run(finished: Path, encdec: Callable[.
     ("command", "text"),
     [
         (["generate", "checkpoint=nowhere/at/all"],
-         "generate: checkpoint: expected a run folder, an export folder or a Hub id, got 'nowhere/at/all'; "
+         "generate: checkpoint: expected a folder or a Hub id such as google-bert/bert-base-uncased, got "
+         "'nowhere/at/all'; "
          "there is no such folder."),
         (["generate", "checkpoint=bert"],
          "generate: checkpoint: expected an encoder-decoder model, got 'bert'; bert is no export. Pretrained halves"),

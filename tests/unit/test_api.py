@@ -16,7 +16,9 @@ from encdec_train.serving.generate import CHUNK
 
 
 def test_the_verbs_are_importable_from_the_package() -> None:
-    assert sorted(encdec_train.__all__) == ["compare", "evaluate", "generate", "load", "score", "train", "warm_start"]
+    assert sorted(encdec_train.__all__) == [
+        "compare", "evaluate", "generate", "load", "pipeline", "score", "train", "warm_start",
+    ]  # fmt: skip
     for name in encdec_train.__all__:
         assert getattr(encdec_train, name) is getattr(api, name)
 
