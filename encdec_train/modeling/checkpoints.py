@@ -3,18 +3,20 @@
 import contextlib
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import transformers
 from huggingface_hub.errors import StrictDataclassError
-from transformers import AutoConfig, AutoTokenizer, PretrainedConfig, PreTrainedTokenizerBase
+from transformers import MODEL_MAPPING, AutoConfig, AutoTokenizer, PretrainedConfig, PreTrainedTokenizerBase
 
+from encdec_train.config import Group, Init, Share, shared_groups
 from encdec_train.errors import ModelError, fault
+from encdec_train.modeling.families import decoder_class, decoder_types, max_positions
 
 WEIGHT_FILES = ("model.safetensors", "model.safetensors.index.json")
-MODEL_TYPES = ("bert",)  # the architectures whose warm start is tested
+PAIR = "encoder-decoder"  # the model type of an export
 
 
 @dataclass(frozen=True)
@@ -26,11 +28,12 @@ class Source:
     revision: str | None  # what the key `<key>_revision` pins
     config: PretrainedConfig  # the architecture
     tokenizer: PreTrainedTokenizerBase  # its tokenizer, without truncation or padding of its own
+    part: str | None = None  # `encoder` or `decoder`: the half that it is of an encoder-decoder checkpoint
 
     @property
-    def max_positions(self) -> int:
-        """The longest sequence in tokens that the position embeddings reach."""
-        return int(self.config.max_position_embeddings)
+    def max_positions(self) -> int | None:
+        """The longest sequence in tokens that the position embeddings reach; None: there is no limit."""
+        return max_positions(self.config)
 
 
 @dataclass(frozen=True)
@@ -57,13 +60,38 @@ def quiet_library() -> Iterator[None]:
             logging.enable_progress_bar()
 
 
+def find_pair(
+    encoder: tuple[str, str | None], decoder: tuple[str, str | None], share: list[Group] | Share, init: Init
+) -> tuple[Source, Source]:
+    """Find both halves' checkpoints, each a name and a revision.
+
+    Equal tokenizers become one. A half that starts from random weights and shares its embeddings only lends its shape:
+    it takes the other's vocabulary (rnd2gpt: a BERT's encoder that reads GPT-2's tokens).
+
+    Raises:
+        ModelError: When one cannot be used.
+    """
+    left, right = find("model.encoder", *encoder), find("model.decoder", *decoder)
+    if _same_tokenizer(left.tokenizer, right.tokenizer):
+        right = replace(right, tokenizer=left.tokenizer)
+    elif shared_groups(share) & {Group.embeddings, Group.word_embeddings}:
+        if init is Init.decoder:
+            left = _with_vocabulary(left, right)
+        elif init is Init.encoder:
+            right = _with_vocabulary(right, left)
+    return left, right
+
+
 def find(key: str, name: str, revision: str | None) -> Source:
     """Find a checkpoint, a folder or a revision of a Hub id, and read its config and tokenizer; `key` named it.
+
+    A run's folder stands for the export in it. Of an encoder-decoder checkpoint the half is read that the key names.
 
     Raises:
         ModelError: When it is missing, has no weights, needs code of its own, is of an architecture that is not
             supported, or has a tokenizer that does not fit.
     """
+    name = export_in(name)
     if Path(name).is_dir():
         _check_folder(key, Path(name))
     elif is_path(name):
@@ -73,12 +101,21 @@ def find(key: str, name: str, revision: str | None) -> Source:
         config = AutoConfig.from_pretrained(name, revision=revision, trust_remote_code=False)
     except (OSError, ValueError, KeyError, StrictDataclassError) as error:
         raise ModelError(_unreadable(key, name, "config.json", error)) from error
-    if config.model_type not in MODEL_TYPES:
-        expected = f"a checkpoint of type {', '.join(MODEL_TYPES)}"
-        raise ModelError(fault(key, expected, config.model_type, f"{name} is another architecture"))
-    source = Source(key, name, revision, config, _tokenizer(key, name, revision))
+    half = key.rpartition(".")[2]
+    part = half if config.model_type == PAIR else None
+    config = getattr(config, part) if part else config
+    _check_architecture(key, name, config, half)
+    own = part == "decoder" and (Path(name) / "decoder_tokenizer").is_dir()
+    tokenizer = _tokenizer(key, str(Path(name) / "decoder_tokenizer") if own else name, None if own else revision)
+    source = Source(key, name, revision, config, tokenizer, part)
     _check_vocabulary(source)
     return source
+
+
+def export_in(name: str) -> str:
+    """Return the export of a run's folder, and any other name as it is."""
+    inside = Path(name) / "export"
+    return str(inside) if (inside / "config.json").is_file() else name
 
 
 def is_path(name: str) -> bool:
@@ -122,6 +159,29 @@ def _check_folder(key: str, folder: Path) -> None:
         raise ModelError(fault(key, f"a folder with {WEIGHT_FILES[0]}", str(folder), reason, remedy))
 
 
+def _check_architecture(key: str, name: str, config: PretrainedConfig, half: str) -> None:
+    if half == "decoder" and decoder_class(config) is None:
+        expected = f"a decoder that can attend to an encoder: {', '.join(decoder_types())}"
+        raise ModelError(fault(key, expected, config.model_type, f"{name} has no cross-attention in the library"))
+    if half != "decoder" and (config.is_encoder_decoder or type(config) not in MODEL_MAPPING):
+        reason = f"{name} is no encoder of text" + (", but a pair of its own" if config.is_encoder_decoder else "")
+        raise ModelError(fault(key, "an encoder such as bert, roberta or gpt2", config.model_type, reason))
+
+
+def _same_tokenizer(left: PreTrainedTokenizerBase, right: PreTrainedTokenizerBase) -> bool:
+    names = ("cls_token_id", "sep_token_id", "bos_token_id", "eos_token_id", "pad_token_id")
+    same_ids = all(getattr(left, name) == getattr(right, name) for name in names)
+    backends: list[Any] = [left, right]
+    return same_ids and backends[0].backend_tokenizer.to_str() == backends[1].backend_tokenizer.to_str()
+
+
+def _with_vocabulary(shape: Source, other: Source) -> Source:
+    values = {name: getattr(other.config, name) for name in ("vocab_size", "bos_token_id", "eos_token_id")}
+    pad = other.tokenizer.pad_token_id
+    config = type(shape.config).from_dict({**shape.config.to_dict(), **values, "pad_token_id": pad})
+    return replace(shape, config=config, tokenizer=other.tokenizer)
+
+
 def _tokenizer(key: str, name: str, revision: str | None) -> PreTrainedTokenizerBase:
     try:
         tokenizer = AutoTokenizer.from_pretrained(name, revision=revision, trust_remote_code=False, use_fast=True)
@@ -130,6 +190,8 @@ def _tokenizer(key: str, name: str, revision: str | None) -> PreTrainedTokenizer
     backend = getattr(tokenizer, "backend_tokenizer", None)
     if backend is None:
         raise ModelError(fault(key, "a tokenizer with a tokenizer.json", name, "it has no fast tokenizer"))
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token  # GPT-2 has none: masks come from lengths, so any id will do
     backend.no_truncation()  # sentence encoders ship a tokenizer.json that cuts at 128 tokens on its own
     backend.no_padding()
     return tokenizer

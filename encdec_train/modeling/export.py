@@ -7,11 +7,18 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from transformers import AutoConfig, AutoTokenizer, EncoderDecoderModel, GenerationConfig, PreTrainedTokenizerBase
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    AutoTokenizer,
+    EncoderDecoderModel,
+    GenerationConfig,
+    PreTrainedTokenizerBase,
+)
 
 from encdec_train import atomic
 from encdec_train.errors import ModelError, fault
-from encdec_train.modeling.checkpoints import is_path, quiet_library
+from encdec_train.modeling.checkpoints import PAIR, export_in, is_path, quiet_library
 from encdec_train.modeling.sharing import separate_state
 
 WHAT = "a run folder, an export folder or a Hub id"
@@ -27,8 +34,8 @@ def export(
 ) -> None:
     """Write a vanilla folder beside the target and put it in place whole.
 
-    Shared parameters are written out twice (known_defects D2). The library builds the encoder with a pooler that this
-    model has no use for; it is exported as zeros, so that loading reports nothing as newly initialised (D8).
+    Shared parameters are written out twice (known_defects D2). Where the library builds the encoder with a pooler, that
+    this model has no use for, it is exported as zeros, so that loading reports nothing as newly initialised (D8).
 
     Args:
         model: The trained pair.
@@ -41,10 +48,7 @@ def export(
     beside = folder.with_name(f".{folder.name}.{os.getpid()}")
     for leftover in folder.parent.glob(f".{folder.name}.*"):  # of a process that was killed
         shutil.rmtree(leftover, ignore_errors=True)
-    state = separate_state(model)
-    hidden = int(model.encoder.config.hidden_size)
-    state["encoder.pooler.dense.weight"] = torch.zeros(hidden, hidden)
-    state["encoder.pooler.dense.bias"] = torch.zeros(hidden)
+    state = {**_poolers(model), **separate_state(model)}
     with quiet_library():
         model.save_pretrained(beside, state_dict=state, safe_serialization=True)
     generation.save_pretrained(beside)
@@ -53,6 +57,13 @@ def export(
         _save_tokenizer(tokenizers[1], beside / "decoder_tokenizer", limits[1])
     (beside / "README.md").write_text(card, encoding="utf-8")
     atomic.install(beside, folder, replace=True)
+
+
+def _poolers(model: EncoderDecoderModel) -> dict[str, torch.Tensor]:
+    """Return zeros for what the library's own encoder has and ours was built without."""
+    with torch.device("meta"):
+        theirs = AutoModel.from_config(model.encoder.config).state_dict()
+    return {f"encoder.{name}": torch.zeros(p.shape) for name, p in theirs.items() if name.startswith("pooler.")}
 
 
 def load(folder: str) -> tuple[EncoderDecoderModel, tuple[PreTrainedTokenizerBase, PreTrainedTokenizerBase]]:
@@ -65,7 +76,7 @@ def load(folder: str) -> tuple[EncoderDecoderModel, tuple[PreTrainedTokenizerBas
         ModelError: When there is none.
     """
     path = Path(folder)
-    where = path / "export" if (path / "export" / "config.json").is_file() else path
+    where = Path(export_in(folder))
     name = str(where) if path.exists() else folder
     if (path.exists() or is_path(folder)) and not (where / "config.json").is_file():
         reason = "there is no config.json in it" if path.exists() else "there is no such folder"
@@ -82,7 +93,7 @@ def _load(
     name: str, where: Path
 ) -> tuple[EncoderDecoderModel, tuple[PreTrainedTokenizerBase, PreTrainedTokenizerBase]]:
     config = AutoConfig.from_pretrained(name, trust_remote_code=False)
-    if config.model_type != "encoder-decoder":
+    if config.model_type != PAIR:
         remedy = "Pretrained halves are for `encdec train model.encoder=…`"
         raise ModelError(
             fault("checkpoint", "an encoder-decoder model", config.model_type, f"{name} is no export", remedy)
