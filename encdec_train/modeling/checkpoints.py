@@ -63,15 +63,19 @@ def quiet_library() -> Iterator[None]:
 def find_pair(
     encoder: tuple[str, str | None], decoder: tuple[str, str | None], share: list[Group] | Share, init: Init
 ) -> tuple[Source, Source]:
-    """Find both halves' checkpoints, each a name and a revision.
-
-    Equal tokenizers become one. A half that starts from random weights and shares its embeddings only lends its shape:
-    it takes the other's vocabulary (rnd2gpt: a BERT's encoder that reads GPT-2's tokens).
+    """Find both halves' checkpoints, each a name and a revision, and `match` them.
 
     Raises:
         ModelError: When one cannot be used.
     """
-    left, right = find("model.encoder", *encoder), find("model.decoder", *decoder)
+    return match(find("model.encoder", *encoder), find("model.decoder", *decoder), share, init)
+
+
+def match(left: Source, right: Source, share: list[Group] | Share, init: Init) -> tuple[Source, Source]:
+    """Make equal tokenizers one; a random half that shares its embeddings takes the other's vocabulary.
+
+    Such a half only lends its shape (rnd2gpt: a BERT's encoder that reads GPT-2's tokens).
+    """
     if _same_tokenizer(left.tokenizer, right.tokenizer):
         right = replace(right, tokenizer=left.tokenizer)
     elif shared_groups(share) & {Group.embeddings, Group.word_embeddings}:
