@@ -23,6 +23,7 @@ from encdec_train.config import (
     layer_numbers,
     leaves,
     shared_groups,
+    spelled,
 )
 from encdec_train.errors import fault
 
@@ -111,17 +112,12 @@ def _check_model(model: ModelConfig) -> list[str]:
     if model.init is Init.decoder and not groups <= {Group.embeddings, Group.word_embeddings}:
         reason = "sharing layers would put the decoder's weights into the encoder that is to be random"
         faults.append(
-            fault("model.share", "none, or embeddings only, with model.init=decoder", _spelled(model), reason)
+            fault("model.share", "none, or embeddings only, with model.init=decoder", spelled(model.share), reason)
         )
     for key, value in (("encoder_layers", model.encoder_layers), ("decoder_layers", model.decoder_layers)):
         if (why := _layer_fault(value)) is not None:
             faults.append(fault(f"model.{key}", "layers in ascending order, such as [1,2,5-8]", str(value), why))
     return faults
-
-
-def _spelled(model: ModelConfig) -> str:
-    share = model.share
-    return share.value if isinstance(share, Share) else ", ".join(group.value for group in share)
 
 
 def _layer_fault(value: list[int | str] | None) -> str | None:

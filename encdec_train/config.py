@@ -116,10 +116,13 @@ class TrackerName(Enum):
 
 def shared_groups(share: list[Group] | Share) -> set[Group]:
     """Return the groups of parameters that a value of `model.share` stands for."""
-    if isinstance(share, Share):
-        named = {Share.none: set[Group](), Share.embeddings: {Group.embeddings}, Share.all: set(Group)}
-        return named[share]
-    return set(share)
+    named = {Share.none: set[Group](), Share.embeddings: {Group.embeddings}, Share.all: set(Group)}
+    return named[share] if isinstance(share, Share) else set(share)
+
+
+def spelled(share: list[Group] | Share) -> str:
+    """Write a value of `model.share`."""
+    return share.value if isinstance(share, Share) else ", ".join(group.value for group in share)
 
 
 def layer_numbers(items: list[int | str] | None) -> list[int] | None:

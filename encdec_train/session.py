@@ -98,7 +98,7 @@ def open_session(config: TrainConfig, rows: "Mapping[str, Rows]", sources: Mappi
     from encdec_train.data.preprocess import TextCodec
     from encdec_train.modeling.checkpoints import find_pair, special_ids
 
-    encoder, decoder = find_pair(*config.model.sources, config.model.share, config.model.init)
+    encoder, decoder = find_pair(config.model.sources, config.model.share, config.model.init)
     _check_positions(config.task, encoder, decoder)
     ids = special_ids(decoder)
     source_pad = encoder.tokenizer.pad_token_id or 0  # masked, so any id of the vocabulary will do

@@ -9,13 +9,14 @@ from typing import Any
 
 import transformers
 from huggingface_hub.errors import StrictDataclassError
-from transformers import MODEL_MAPPING, AutoConfig, AutoTokenizer, PretrainedConfig, PreTrainedTokenizerBase
+from transformers import AutoConfig, AutoTokenizer, PretrainedConfig, PreTrainedTokenizerBase
 
 from encdec_train.config import Group, Init, Share, shared_groups
 from encdec_train.errors import ModelError, fault
-from encdec_train.modeling.families import decoder_class, decoder_types, max_positions
+from encdec_train.modeling.families import decoder_class, decoder_types, encoder_class, max_positions
 
 WEIGHT_FILES = ("model.safetensors", "model.safetensors.index.json")
+Named = tuple[str, str | None]  # a folder or a Hub id, and its revision
 PAIR = "encoder-decoder"  # the model type of an export
 
 
@@ -61,14 +62,14 @@ def quiet_library() -> Iterator[None]:
 
 
 def find_pair(
-    encoder: tuple[str, str | None], decoder: tuple[str, str | None], share: list[Group] | Share, init: Init
+    sources: tuple[Named, Named], share: list[Group] | Share, init: Init, section: str = "model."
 ) -> tuple[Source, Source]:
-    """Find both halves' checkpoints, each a name and a revision, and `match` them.
+    """Find the encoder's and the decoder's checkpoint and `match` them; `section` begins their keys.
 
     Raises:
         ModelError: When one cannot be used.
     """
-    return match(find("model.encoder", *encoder), find("model.decoder", *decoder), share, init)
+    return match(find(f"{section}encoder", *sources[0]), find(f"{section}decoder", *sources[1]), share, init)
 
 
 def match(left: Source, right: Source, share: list[Group] | Share, init: Init) -> tuple[Source, Source]:
@@ -167,7 +168,7 @@ def _check_architecture(key: str, name: str, config: PretrainedConfig, half: str
     if half == "decoder" and decoder_class(config) is None:
         expected = f"a decoder that can attend to an encoder: {', '.join(decoder_types())}"
         raise ModelError(fault(key, expected, config.model_type, f"{name} has no cross-attention in the library"))
-    if half != "decoder" and (config.is_encoder_decoder or type(config) not in MODEL_MAPPING):
+    if half != "decoder" and encoder_class(config) is None:
         reason = f"{name} is no encoder of text" + (", but a pair of its own" if config.is_encoder_decoder else "")
         raise ModelError(fault(key, "an encoder such as bert, roberta or gpt2", config.model_type, reason))
 

@@ -6,7 +6,7 @@ from typing import Any, cast
 import torch
 import transformers
 from torch import nn
-from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, PretrainedConfig, PreTrainedModel
+from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, MODEL_MAPPING, PretrainedConfig, PreTrainedModel
 
 from encdec_train.config import Group
 
@@ -70,15 +70,17 @@ def group_of(name: str) -> Group | None:
 
 
 def layers(model: PreTrainedModel) -> tuple[str, nn.ModuleList]:
-    """Find the list of a model's Transformer layers, and its name.
-
-    Raises:
-        LookupError: When no list is as long as the config says there are layers.
-    """
+    """Find the list of a model's Transformer layers, and its name; an empty list where there is none."""
     for name, module in base_model(model).named_modules():
         if isinstance(module, nn.ModuleList) and len(module) == model.config.num_hidden_layers:
             return name, module
-    raise LookupError("no list of layers")
+    return "", nn.ModuleList()
+
+
+def encoder_class(config: PretrainedConfig) -> type[PreTrainedModel] | None:
+    """Return the architecture's class without a head, None where it is no encoder of text or several classes."""
+    found: Any = None if config.is_encoder_decoder else MODEL_MAPPING.get(type(config), None)
+    return found if isinstance(found, type) else None
 
 
 def decoder_class(config: PretrainedConfig) -> type[PreTrainedModel] | None:

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import torch
 from transformers import EncoderDecoderModel, PreTrainedModel
 
-from encdec_train.config import Group, Share, shared_groups
+from encdec_train.config import Group, Share, shared_groups, spelled
 from encdec_train.errors import ModelError, fault
 from encdec_train.modeling.families import base_model, group_of
 
@@ -19,8 +19,7 @@ def share(model: EncoderDecoderModel, what: list[Group] | Share, *, decoders: bo
     Raises:
         ModelError: When the two halves differ in architecture or shape.
     """
-    shared, groups = 0, shared_groups(what)
-    said = what.value if isinstance(what, Share) else ", ".join(group.value for group in what)
+    shared, groups, said = 0, shared_groups(what), spelled(what)
     encoder, decoder = model.encoder, base_model(model.decoder)
     for left, right in list(_pairs(encoder, decoder, groups, said)):
         mine, theirs = (encoder, left), (decoder, right)

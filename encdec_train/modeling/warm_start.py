@@ -10,9 +10,9 @@ from typing import Any, cast
 import torch
 from safetensors import SafetensorError
 from torch import nn
-from transformers import MODEL_MAPPING, EncoderDecoderConfig, EncoderDecoderModel, PretrainedConfig, PreTrainedModel
+from transformers import EncoderDecoderConfig, EncoderDecoderModel, PretrainedConfig, PreTrainedModel
 
-from encdec_train.config import Group, Init, Parts, Share, shared_groups
+from encdec_train.config import Group, Init, Parts, Share, shared_groups, spelled
 from encdec_train.errors import ConfigError, ModelError, fault
 from encdec_train.modeling import families
 from encdec_train.modeling.checkpoints import Source, find_pair, quiet_library, special_ids
@@ -53,12 +53,7 @@ class Changes:
 
 
 def warm_start(
-    encoder: str,
-    decoder: str | None = None,
-    *,
-    share: str | Sequence[str] = "none",
-    init: str = "both",
-    seed: int = 0,
+    encoder: str, decoder: str | None = None, *, share: str | list[str] = "none", init: str = "both", seed: int = 0
 ) -> EncoderDecoderModel:
     """Build a plain `EncoderDecoderModel` from two checkpoints, ready for anybody's trainer.
 
@@ -73,7 +68,7 @@ def warm_start(
         ModelError: When a checkpoint cannot be used.
     """
     what = Share(share) if isinstance(share, str) else [Group(name) for name in share]
-    halves = find_pair((encoder, None), (decoder or encoder, None), what, Init(init))
+    halves = find_pair(((encoder, None), (decoder or encoder, None)), what, Init(init), "")
     return build(*halves, what, Init(init), seed=seed).model
 
 
@@ -98,10 +93,7 @@ def build(
         model = EncoderDecoderModel(config=config, encoder=left, decoder=right)
     names = [name for name, _ in model.named_parameters() if name.startswith("enc_to_dec_proj.")]
     bridge = {name: model.get_parameter(name) for name in names}  # the library's, between halves of different width
-    halves = (
-        _account("encoder", encoder, left, left_warm, {}),
-        _account("decoder", decoder, right, right_warm, bridge),
-    )
+    halves = (_account(encoder, left, left_warm, {}), _account(decoder, right, right_warm, bridge))
     shared = share_parameters(model, share, decoders=init is Init.decoder)
     _set_generation(model, encoder, decoder)
     _check_attention(model)
@@ -113,8 +105,7 @@ def build(
 def _check_vocabularies(encoder: Source, decoder: Source, share: list[Group] | Share) -> None:
     words = shared_groups(share) & {Group.embeddings, Group.word_embeddings}
     if words and encoder.tokenizer.get_vocab() != decoder.tokenizer.get_vocab():
-        said = share.value if isinstance(share, Share) else ", ".join(group.value for group in share)
-        raise ModelError(fault("model.share", "none", said, "the halves have different vocabularies"))
+        raise ModelError(fault("model.share", "none", spelled(share), "the halves have different vocabularies"))
 
 
 def _load(name: str, source: Source, from_checkpoint: bool, changes: Changes) -> tuple[PreTrainedModel, set[int]]:  # noqa: FBT001
@@ -123,13 +114,11 @@ def _load(name: str, source: Source, from_checkpoint: bool, changes: Changes) ->
     The encoder comes without its pooler, which would get no gradient (known_defects D8).
     """
     config = _configured(source, changes.dropouts, is_decoder=name == "decoder")
-    cls: Any = families.decoder_class(config) if config.is_decoder else MODEL_MAPPING[type(config)]
-    pooler = config.is_decoder or "add_pooling_layer" not in inspect.signature(cls.__init__).parameters
-    options = {
-        "dtype": torch.float32,
-        "attn_implementation": "sdpa" if cls._supports_sdpa else "eager",  # said to the half itself (known_defects D9)
-        **({} if pooler else {"add_pooling_layer": False}),
-    }
+    cls: Any = (families.decoder_class if config.is_decoder else families.encoder_class)(config)
+    attention = "sdpa" if cls._supports_sdpa else "eager"  # said to the half itself (known_defects D9)
+    options: dict[str, Any] = {"dtype": torch.float32, "attn_implementation": attention}
+    if not config.is_decoder and "add_pooling_layer" in inspect.signature(cls.__init__).parameters:
+        options["add_pooling_layer"] = False
     warm: set[int] = set()
     if not from_checkpoint or changes.parts is not Parts.all:
         model = fresh = cls._from_config(config, **options)
@@ -138,9 +127,8 @@ def _load(name: str, source: Source, from_checkpoint: bool, changes: Changes) ->
         named = list(model.named_parameters(remove_duplicate=False))
         warm = {id(p) for tensor, p in named if tensor not in missing}
         if not warm:
-            raise ModelError(
-                fault(source.key, "a checkpoint of this architecture", source.name, "none of its tensors fits")
-            )
+            expected = "a checkpoint of this architecture"
+            raise ModelError(fault(source.key, expected, source.name, "none of its tensors fits"))
         if broken := [tensor for tensor, p in named if id(p) in warm and not p.isfinite().all()]:
             reason = f"{len(broken)} tensors hold NaN or infinity, such as {broken[0]}"
             raise ModelError(fault(source.key, "finite weights", source.name, reason, "Fetch the checkpoint again"))
@@ -164,10 +152,7 @@ def _configured(source: Source, dropouts: tuple[float | None, float | None], *, 
 
 
 def _plain(
-    source: Source,
-    cls: type[PreTrainedModel],
-    config: PretrainedConfig,
-    options: dict[str, Any],
+    source: Source, cls: type[PreTrainedModel], config: PretrainedConfig, options: dict[str, Any]
 ) -> tuple[PreTrainedModel, set[str]]:
     """Load a pretrained checkpoint; return what it lacks."""
     try:
@@ -191,10 +176,7 @@ def _plain(
 
 
 def _whole(
-    source: Source,
-    cls: type[PreTrainedModel],
-    config: PretrainedConfig,
-    options: dict[str, Any],
+    source: Source, cls: type[PreTrainedModel], config: PretrainedConfig, options: dict[str, Any]
 ) -> tuple[PreTrainedModel, set[str]]:
     """Load one half of an encoder-decoder checkpoint."""
     pair = cast(Any, EncoderDecoderConfig).from_pretrained(source.name, revision=source.revision)
@@ -207,13 +189,9 @@ def _whole(
 
 def _take_back(model: PreTrainedModel, fresh: PreTrainedModel, parts: Parts) -> set[int]:
     """Overwrite with fresh weights what is not to be warm; return the ids of what stays."""
-    embeddings = {
-        id(p)
-        for name, p in families.base_model(model).named_parameters()
-        if families.group_of(name) is Group.embeddings
-    }
-    values = dict(fresh.named_parameters())
-    stay = set()
+    base = families.base_model(model).named_parameters()
+    embeddings = {id(p) for name, p in base if families.group_of(name) is Group.embeddings}
+    values, stay = dict(fresh.named_parameters()), set()
     with torch.no_grad():
         for name, p in model.named_parameters():
             if (id(p) in embeddings) is (parts is Parts.embeddings):
@@ -228,6 +206,8 @@ def _keep_layers(model: PreTrainedModel, numbers: Sequence[int] | None, key: str
     if numbers is None:
         return
     name, layers = families.layers(model)
+    if not layers:
+        raise ConfigError(fault(key, "null", str(list(numbers)), f"{model.config.model_type} has no list of layers"))
     if max(numbers) > len(layers):
         raise ConfigError(fault(key, f"layers 1..{len(layers)}", max(numbers), "the checkpoint has no more"))
     kept = nn.ModuleList(layers[number - 1] for number in numbers)
@@ -240,9 +220,8 @@ def _keep_layers(model: PreTrainedModel, numbers: Sequence[int] | None, key: str
                 vars(module)["layer_idx"] = index
 
 
-def _account(
-    name: str, source: Source, model: PreTrainedModel, warm: set[int], bridge: dict[str, nn.Parameter]
-) -> Half:
+def _account(source: Source, model: PreTrainedModel, warm: set[int], bridge: dict[str, nn.Parameter]) -> Half:
+    name = "decoder" if model.config.is_decoder else "encoder"
     parameters = {**dict(sorted(model.named_parameters())), **bridge}
     fresh = {tensor: p for tensor, p in parameters.items() if id(p) not in warm}
     num_fresh = sum(p.numel() for p in fresh.values())
@@ -266,11 +245,7 @@ def _check_attention(model: EncoderDecoderModel) -> None:
     for name, half in (("encoder", model.encoder), ("decoder", model.decoder)):
         got, wanted = half.config._attn_implementation, "sdpa" if half._supports_sdpa else "eager"
         if got != wanted:
-            raise ModelError(
-                fault(
-                    f"model.{name}", f"{wanted.replace('sdpa', 'SDPA')} attention", got, "the library did not apply it"
-                )
-            )
+            raise ModelError(fault(f"model.{name}", f"{wanted} attention", got, "the library did not apply it"))
 
 
 def describe(started: WarmStart) -> tuple[list[str], list[list[str]]]:

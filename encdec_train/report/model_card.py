@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from encdec_train.config import Init, Share, TrainConfig
+from encdec_train.config import Init, Share, TrainConfig, spelled
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.\-]*(?:/[A-Za-z0-9][\w.\-]*)?")
 _HUB_METRIC = {"sacrebleu_uncased": "sacrebleu", "rouge1": "rouge", "rouge2": "rouge", "rougeL": "rouge",
@@ -80,8 +80,7 @@ def _origin(facts: CardFacts) -> str:
         Share.all: "All parameters but the cross-attention are shared by the halves",
         Share.embeddings: "The halves share their embeddings",
     }
-    groups = ", ".join(group.value for group in model.share) if isinstance(model.share, list) else ""
-    what = f"The halves share {groups}" if isinstance(model.share, list) else named.get(model.share, "")
+    what = f"The halves share {spelled(model.share)}" if isinstance(model.share, list) else named.get(model.share, "")
     shared = f" {what}; the files hold them twice." if what else ""
     fresh = " The cross-attention starts from random weights." if warm else ""
     return (

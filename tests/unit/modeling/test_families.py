@@ -36,7 +36,7 @@ Started = tuple[WarmStart, TextCodec, MicroBatch]
 
 
 def start(encoder: Path, decoder: Path, share: Any = Share.none, init: Init = Init.both) -> Started:
-    left, right = find_pair((str(encoder), None), (str(decoder), None), share, init)
+    left, right = find_pair(((str(encoder), None), (str(decoder), None)), share, init)
     ids = special_ids(right)
     codec = TextCodec(left.tokenizer, right.tokenizer, ids.start, ids.eos, ids.pad, left.tokenizer.pad_token_id)
     started = build(left, right, share, init, seed=3, changes=Changes((0.0, 0.0)))

@@ -64,7 +64,7 @@ def started(zoo: Callable[..., Path]) -> Callable[..., Any]:
         halves = [str(zoo(FAMILY[name.rpartition("/")[2][:4]])) for name in (named.encoder, named.decoder)]
         both = [f"model.{key}={folder}" for key, folder in zip(("encoder", "decoder"), halves, strict=True)]
         model = compose("train", [*shipped, *both, *overrides]).model
-        pair = find_pair(*model.sources, model.share, model.init)
+        pair = find_pair(model.sources, model.share, model.init)
         changes = Changes((0.0, 0.0), model.init_parts, model.layers)
         return build(*pair, model.share, model.init, seed=0, changes=changes)
 
@@ -99,7 +99,7 @@ def test_rnd2gpt_reads_with_gpt2s_vocabulary(started: Callable[..., Any], zoo: C
     """The encoder has BERT's shape: it is not causal."""
     found = started("rnd2gpt")
     assert (found.model.encoder.config.model_type, found.model.encoder.config.vocab_size) == ("bert", 16)
-    left, right = find_pair((str(zoo("bert")), None), (str(zoo("gpt2")), None), [Group.word_embeddings], Init.decoder)
+    left, right = find_pair(((str(zoo("bert")), None), (str(zoo("gpt2")), None)), [Group.word_embeddings], Init.decoder)
     assert left.tokenizer is right.tokenizer
 
 
@@ -195,7 +195,7 @@ def test_an_export_restores_the_sharing_on_request(what: Any, trained: Callable[
     logits = model(**inputs).logits
     assert torch.equal(load(str(run))[0](**inputs).logits, logits)
     for folder in (run, run / "export"):
-        pair = find_pair((str(folder), None), (str(folder), None), what, Init.both)
+        pair = find_pair(((str(folder), None), (str(folder), None)), what, Init.both)
         again = build(*pair, what, Init.both, seed=9)
         assert again.total == sum(p.numel() for p in model.parameters())
         assert again.shared > 0
@@ -216,7 +216,7 @@ def test_what_cannot_be_shared_is_refused(
     encoder: str, decoder: str, what: Any, message: str, zoo: Callable[..., Path]
 ) -> None:
     share = Share(what) if isinstance(what, str) else what
-    pair = find_pair((str(zoo(encoder)), None), (str(zoo(decoder)), None), share, Init.both)
+    pair = find_pair(((str(zoo(encoder)), None), (str(zoo(decoder)), None)), share, Init.both)
     with pytest.raises(ModelError, match=message):
         build(*pair, share, Init.both, seed=0)
 

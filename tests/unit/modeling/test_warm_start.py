@@ -194,5 +194,5 @@ def test_weights_in_other_shapes_than_the_config_says_are_refused(
 def test_another_attention_than_asked_for_is_refused(new_model: Callable[..., Any]) -> None:
     model = new_model()
     model.decoder.config._attn_implementation = "eager"
-    with pytest.raises(ModelError, match=r"model.decoder: expected SDPA attention, got 'eager'"):
+    with pytest.raises(ModelError, match=r"model.decoder: expected sdpa attention, got 'eager'"):
         _check_attention(model)
