@@ -10,6 +10,7 @@ from typing import Any
 import transformers
 from huggingface_hub.errors import StrictDataclassError
 from transformers import AutoConfig, AutoTokenizer, PretrainedConfig, PreTrainedTokenizerBase
+from transformers.utils.hub import cached_file
 
 from encdec_train.config import Group, Init, Share, shared_groups
 from encdec_train.errors import ModelError, fault
@@ -17,6 +18,7 @@ from encdec_train.modeling.families import decoder_class, decoder_types, encoder
 
 WEIGHT_FILES = ("model.safetensors", "model.safetensors.index.json")
 Named = tuple[str, str | None]  # a folder or a Hub id, and its revision
+DECODER_TOKENIZER = "decoder_tokenizer"  # the folder of the decoder's own in an export
 PAIR = "encoder-decoder"  # the model type of an export
 
 
@@ -110,11 +112,20 @@ def find(key: str, name: str, revision: str | None) -> Source:
     part = half if config.model_type == PAIR else None
     config = getattr(config, part) if part else config
     _check_architecture(key, name, config, half)
-    own = part == "decoder" and (Path(name) / "decoder_tokenizer").is_dir()
-    tokenizer = _tokenizer(key, str(Path(name) / "decoder_tokenizer") if own else name, None if own else revision)
+    own = decoder_tokenizer(name, revision) if part == "decoder" else None
+    tokenizer = _tokenizer(key, own or name, None if own else revision)
     source = Source(key, name, revision, config, tokenizer, part)
     _check_vocabulary(source)
     return source
+
+
+def decoder_tokenizer(name: str, revision: str | None = None) -> str | None:
+    """Return the folder of the tokenizer that an export (a folder or a Hub id) has for its decoder alone, if any."""
+    loud = ("gated_repo", "missing_entries", "connection_errors")
+    options: dict[str, Any] = {f"_raise_exceptions_for_{what}": False for what in loud}
+    files = [f"{DECODER_TOKENIZER}/{file}" for file in ("tokenizer_config.json", "tokenizer.json")]
+    found = [cached_file(name, file, revision=revision, **options) for file in files]
+    return str(Path(found[-1]).parent) if found[-1] else None
 
 
 def export_in(name: str) -> str:

@@ -18,7 +18,14 @@ from transformers import (
 
 from encdec_train import atomic
 from encdec_train.errors import ModelError, fault
-from encdec_train.modeling.checkpoints import PAIR, export_in, is_path, quiet_library
+from encdec_train.modeling.checkpoints import (
+    DECODER_TOKENIZER,
+    PAIR,
+    decoder_tokenizer,
+    export_in,
+    is_path,
+    quiet_library,
+)
 from encdec_train.modeling.sharing import separate_state
 
 WHAT = "a run folder, an export folder or a Hub id"
@@ -54,7 +61,7 @@ def export(
     generation.save_pretrained(beside)
     _save_tokenizer(tokenizers[0], beside, limits[0])
     if tokenizers[1] is not tokenizers[0]:
-        _save_tokenizer(tokenizers[1], beside / "decoder_tokenizer", limits[1])
+        _save_tokenizer(tokenizers[1], beside / DECODER_TOKENIZER, limits[1])
     (beside / "README.md").write_text(card, encoding="utf-8")
     atomic.install(beside, folder, replace=True)
 
@@ -83,15 +90,13 @@ def load(folder: str) -> tuple[EncoderDecoderModel, tuple[PreTrainedTokenizerBas
         raise ModelError(fault("checkpoint", WHAT, folder, reason))
     try:
         with quiet_library():
-            return _load(name, where)
+            return _load(name)
     except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
         reason = str(error).strip().splitlines()[0].rstrip(".")
         raise ModelError(fault("checkpoint", WHAT, folder, reason)) from error
 
 
-def _load(
-    name: str, where: Path
-) -> tuple[EncoderDecoderModel, tuple[PreTrainedTokenizerBase, PreTrainedTokenizerBase]]:
+def _load(name: str) -> tuple[EncoderDecoderModel, tuple[PreTrainedTokenizerBase, PreTrainedTokenizerBase]]:
     config = AutoConfig.from_pretrained(name, trust_remote_code=False)
     if config.model_type != PAIR:
         remedy = "Pretrained halves are for `encdec train model.encoder=…`"
@@ -108,9 +113,8 @@ def _load(
         reason = f"{len(lacking)} tensors are missing or differ in shape, such as {min(lacking)}"
         raise ModelError(fault("checkpoint", "all weights of its config.json", name, reason))
     source = AutoTokenizer.from_pretrained(name, trust_remote_code=False)
-    own = where / "decoder_tokenizer"
-    target = AutoTokenizer.from_pretrained(str(own), trust_remote_code=False) if own.is_dir() else source
-    return model, (source, target)
+    own = decoder_tokenizer(name)
+    return model, (source, AutoTokenizer.from_pretrained(own, trust_remote_code=False) if own else source)
 
 
 def _save_tokenizer(tokenizer: PreTrainedTokenizerBase, folder: Path, max_tokens: int) -> None:

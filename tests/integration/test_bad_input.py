@@ -207,8 +207,8 @@ CHECKPOINTS = [
         "other are missing.", OTHER, bert(without("*token*"))),
     Row("another architecture", "model.encoder: expected a checkpoint of this architecture, got 'other'; none of its "
         "tensors fits.", OTHER, bert(edited("config.json", "model_type", value="gpt2"))),
-    Row("no encoder", "model.encoder: expected an encoder such as bert, roberta or gpt2, got 'bart'; other is no encoder "
-        "of text, but a pair of its own.", OTHER, bert(edited("config.json", "model_type", value="bart"))),
+    Row("no encoder", "model.encoder: expected an encoder such as bert, roberta or gpt2, got 'bart'; other is no "
+        "encoder of text, but a pair of its own.", OTHER, bert(edited("config.json", "model_type", value="bart"))),
     Row("no cross-attention", "model.decoder: expected a decoder that can attend to an encoder: bart, bert, ",
         ["model.decoder=other"], bert(edited("config.json", "model_type", value="llama"))),
     Row("no layers left", "model.encoder_layers: expected layers in ascending order, such as [1,2,5-8], got '[]'; no "

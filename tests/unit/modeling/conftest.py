@@ -137,7 +137,8 @@ def make_checkpoint(folder: Path, family: str, seed: int = 1, words: list[str] =
 def _tokenizer(family: str, words: list[str]) -> PreTrainedTokenizerFast:
     names = SPECIALS.get(family, ROBERTA)
     specials = list(dict.fromkeys(names.values()))
-    order = [*words, *specials] if family == "gpt2" else [*specials, *words]
+    more = [f"word{number}" for number in range(10)]  # so that its special id lies beyond the others' vocabularies
+    order = [*words, *more, *specials] if family == "gpt2" else [*specials, *words]
     backend = Tokenizer(models.WordLevel({word: i for i, word in enumerate(order)}, unk_token=names["unk_token"]))
     backend.pre_tokenizer = pre_tokenizers.Whitespace()
     ends = [(names[name], order.index(names[name])) for name in ("cls_token", "sep_token") if name in names]

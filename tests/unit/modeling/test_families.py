@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import huggingface_hub
 import pytest
 import torch
 import transformers
@@ -99,7 +100,7 @@ SAME = {"roberta", "xlm-roberta", "camembert", "xglm"}
 def test_d10_a_start_token_that_is_pad_and_end_is_seen(zoo: Callable[..., Path]) -> None:
     """GPT-2 has one special token for all three; its first position counts like any other."""
     _, codec, batch = start(zoo("bert"), zoo("gpt2"))
-    end = 15  # after the words
+    end = 25  # after the words, and outside of the encoder's vocabulary of 19
     assert (codec.decoder_start_id, codec.eos_id, codec.pad_id) == (end, end, end)
     assert batch.decoder_ids_BT[:, 0].tolist() == [end] * 4
     assert batch.target_mask_BT.sum(1).tolist() == [3, 5, 2, 7]
@@ -182,3 +183,23 @@ def test_every_parameter_has_its_group(family: str, zoo: Callable[..., Path]) ->
     norms = [name for name in named if families.group_of(name) is Group.layer_norm]
     assert norms
     assert all(named[name].ndim == 1 for name in norms)
+
+
+def test_a_pair_on_the_hub_has_two_tokenizers_too(
+    zoo: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without a network: a cache in the Hub's layout."""
+    started, codec, _ = start(zoo("bert"), zoo("gpt2"))
+    snapshot = tmp_path / "models--somebody--pair" / "snapshots" / ("0" * 40)
+    snapshot.parent.mkdir(parents=True)
+    (tmp_path / "models--somebody--pair" / "refs").mkdir()
+    (tmp_path / "models--somebody--pair" / "refs" / "main").write_text("0" * 40)
+    settings = SearchSettings(1, 1.0, 8, 0, 10_000).generation_config(started.model)
+    export(started.model, snapshot, (codec.source_tokenizer, codec.target_tokenizer), settings, (20, 8), "")
+    for module in (transformers.utils.hub.constants, huggingface_hub.constants):
+        monkeypatch.setattr(module, "HF_HUB_CACHE", str(tmp_path))
+    _, (source, target) = load("somebody/pair")
+    assert (len(source), len(target)) == (19, 26)
+    decoder = find("model.decoder", "somebody/pair", None)
+    assert (decoder.part, len(decoder.tokenizer), decoder.config.model_type) == ("decoder", 26, "gpt2")
+    assert len(find("model.encoder", "somebody/pair", None).tokenizer) == 19

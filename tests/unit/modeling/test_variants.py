@@ -98,7 +98,7 @@ def test_what_is_warm_is_what_the_table_counts(variant: str, started: Callable[.
 def test_rnd2gpt_reads_with_gpt2s_vocabulary(started: Callable[..., Any], zoo: Callable[..., Path]) -> None:
     """The encoder has BERT's shape: it is not causal."""
     found = started("rnd2gpt")
-    assert (found.model.encoder.config.model_type, found.model.encoder.config.vocab_size) == ("bert", 16)
+    assert (found.model.encoder.config.model_type, found.model.encoder.config.vocab_size) == ("bert", 26)
     left, right = find_pair(((str(zoo("bert")), None), (str(zoo("gpt2")), None)), [Group.word_embeddings], Init.decoder)
     assert left.tokenizer is right.tokenizer
 
