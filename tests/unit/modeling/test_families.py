@@ -14,9 +14,11 @@ import transformers
 from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
 
 from encdec_train.batch import MicroBatch
+from encdec_train.compose import compose
 from encdec_train.config import Group, Init, Share
 from encdec_train.data.collate import collate
 from encdec_train.data.preprocess import TextCodec
+from encdec_train.data.sources import splits_of
 from encdec_train.decoding.search import SearchSettings, decode
 from encdec_train.errors import ConfigError, ModelError
 from encdec_train.modeling import families
@@ -24,6 +26,8 @@ from encdec_train.modeling.checkpoints import find, find_pair, special_ids
 from encdec_train.modeling.export import export, load
 from encdec_train.modeling.loss import loss_sum
 from encdec_train.modeling.warm_start import Changes, WarmStart, build
+from encdec_train.serving.generate import Generator
+from encdec_train.session import open_export, open_session, search_of, warm_start
 
 FAMILIES = ["bert", "roberta", "xlm-roberta", "electra", "camembert", "bert-generation", "gpt2", "xglm"]
 SOURCES = ["the old cat sat on a mat", "a dog ran", "the bird", "dog and cat and bird flew under the tree"]
@@ -64,6 +68,7 @@ def test_a_pair_trains_and_is_what_the_library_reads_back(
     torch.testing.assert_close(loss_sum(model, batch), plain_sum(oracle, batch), rtol=1e-9 if wide else 1e-5, atol=1e-9)
     model.float()
 
+    assert getattr(model.encoder(batch.source_ids_BS), "past_key_values", None) is None  # GPT-2 would build one (D18)
     loss_sum(model, batch).backward()
     without = [name for name, p in model.named_parameters() if p.grad is None or not p.grad.isfinite().all()]
     assert without == []  # else DDP waits for them
@@ -203,3 +208,29 @@ def test_a_pair_on_the_hub_has_two_tokenizers_too(
     decoder = find("model.decoder", "somebody/pair", None)
     assert (decoder.part, len(decoder.tokenizer), decoder.config.model_type) == ("decoder", 26, "gpt2")
     assert len(find("model.encoder", "somebody/pair", None).tokenizer) == 19
+
+
+def test_two_tokenizers_go_through_data_export_and_generate(zoo: Callable[..., Path], tmp_path: Path) -> None:
+    """BERT's pieces in, GPT-2's out: the codec of a run, and the one that its export is opened with, say the same."""
+    pairs = tmp_path / "train.jsonl"
+    pairs.write_text("".join(f'{{"source": "{a}", "target": "{b}"}}\n' for a, b in zip(SOURCES, TARGETS, strict=True)))
+    config = compose("train", [
+        "model=bert2gpt", f"model.encoder={zoo('bert')}", f"model.decoder={zoo('gpt2')}", "task=files",
+        f"task.train_file={pairs}", f"run.cache_dir={tmp_path}", "trainer.max_steps=1", "task.max_source_tokens=20",
+        "task.max_target_tokens=8",
+    ])  # fmt: skip
+    sources = splits_of(config.task, tmp_path)
+    session = open_session(config, {name: split.load() for name, split in sources.items()}, sources)
+    split = session.splits["train"]
+    assert split.source_ids[2].tolist() == [2, 4, 8, 3]  # [CLS] the bird [SEP]
+    assert split.target_ids[1].tolist() == [3, 6, 13, 6, 25]  # dog ran and ran <|endoftext|>
+    model = warm_start(config, session, Init.both).model
+    tokenizers = (session.codec.source_tokenizer, session.codec.target_tokenizer)
+    export(model, tmp_path / "export", tokenizers, search_of(config).generation_config(model), (20, 8), "")
+    opened = open_export(compose("generate", [f"checkpoint={tmp_path}/export"]))
+    assert opened.codec.encode_targets(["dog ran"]) == [[3, 6, 25]]
+    assert opened.codec.encode_sources(["the bird"]) == [[2, 4, 8, 3]]
+    ours = decode(model, [split.source_ids[i] for i in range(4)], search_of(config))
+    theirs = Generator(opened.model, opened.codec, opened.search, opened.max_source_tokens)(SOURCES)
+    assert theirs == [session.codec.decode(ids) for ids in ours]
+    assert all(set(text.split()) <= set(session.codec.target_tokenizer.get_vocab()) for text in theirs)
