@@ -10,6 +10,7 @@ from typing import Any
 from encdec_train.config import (
     AnyConfig,
     DataConfig,
+    Group,
     Init,
     ModelConfig,
     OptimConfig,
@@ -19,7 +20,10 @@ from encdec_train.config import (
     TaskConfig,
     TrainConfig,
     TrainerConfig,
+    layer_numbers,
     leaves,
+    shared_groups,
+    spelled,
 )
 from encdec_train.errors import fault
 
@@ -104,10 +108,28 @@ def _check_model(model: ModelConfig) -> list[str]:
         reason = f"sharing all needs one checkpoint for both halves, got {left} and {right}"
         remedy = "Leave model.decoder out, or share less"
         faults.append(fault("model.share", "none or embeddings", model.share.value, reason, remedy))
-    if model.share is not Share.none and model.init is Init.decoder:
-        reason = "what is shared is the encoder's, so the decoder's weights would be lost"
-        faults.append(fault("model.share", "none with model.init=decoder", model.share.value, reason))
+    groups = shared_groups(model.share)
+    if model.init is Init.decoder and not groups <= {Group.embeddings, Group.word_embeddings}:
+        reason = "sharing layers would put the decoder's weights into the encoder that is to be random"
+        faults.append(
+            fault("model.share", "none, or embeddings only, with model.init=decoder", spelled(model.share), reason)
+        )
+    for key, value in (("encoder_layers", model.encoder_layers), ("decoder_layers", model.decoder_layers)):
+        if (why := _layer_fault(value)) is not None:
+            faults.append(fault(f"model.{key}", "layers in ascending order, such as [1,2,5-8]", str(value), why))
     return faults
+
+
+def _layer_fault(value: list[int | str] | None) -> str | None:
+    try:
+        numbers = layer_numbers(value)
+    except ValueError:
+        return "each item is a number or a range of them"
+    if numbers is None:
+        return None
+    if not numbers:
+        return "no layers are left"
+    return None if numbers == sorted({*numbers}) and numbers[0] > 0 else "layers are counted from 1, each once"
 
 
 def _check_data(data: DataConfig) -> list[str]:

@@ -34,6 +34,24 @@ class Share(Enum):
     all = "all"
 
 
+class Group(Enum):
+    """A kind of parameters that both halves have."""
+
+    embeddings = "embeddings"  # of words, positions and token types, with their norm
+    word_embeddings = "word_embeddings"  # the matrix alone, which halves of different architecture can share
+    self_attention = "self_attention"
+    feed_forward = "feed_forward"
+    layer_norm = "layer_norm"
+
+
+class Parts(Enum):
+    """What a warm-started half takes from its checkpoint; the rest starts from random weights."""
+
+    all = "all"
+    embeddings = "embeddings"
+    all_but_embeddings = "all_but_embeddings"
+
+
 class Init(Enum):
     """Which halves start from their checkpoint; the others start from random weights of the same shape."""
 
@@ -98,6 +116,32 @@ class TrackerName(Enum):
     none = "none"
 
 
+def shared_groups(share: list[Group] | Share) -> set[Group]:
+    """Return the groups of parameters that a value of `model.share` stands for."""
+    named = {Share.none: set[Group](), Share.embeddings: {Group.embeddings}, Share.all: set(Group)}
+    return named[share] if isinstance(share, Share) else set(share)
+
+
+def spelled(share: list[Group] | Share) -> str:
+    """Write a value of `model.share`."""
+    return share.value if isinstance(share, Share) else ", ".join(group.value for group in share)
+
+
+def layer_numbers(items: list[int | str] | None) -> list[int] | None:
+    """Spell a list of layers out: `[9, "13-15"]` is 9, 13, 14, 15.
+
+    Raises:
+        ValueError: When an item is neither a number nor a range of them.
+    """
+    if items is None:
+        return None
+    found: list[int] = []
+    for item in items:
+        first, _, last = str(item).partition("-")
+        found += range(int(first), int(last or first) + 1)
+    return found
+
+
 def _within(low: float, high: float | None = None, *, below: float | None = None) -> Any:  # noqa: ANN401 - dataclasses.field
     return field(metadata={"low": low, "high": high, "below": below})
 
@@ -147,8 +191,11 @@ class ModelConfig:
     decoder: str
     encoder_revision: str | None
     decoder_revision: str | None
-    share: Share
+    share: list[Group] | Share
     init: Init
+    init_parts: Parts
+    encoder_layers: list[int | str] | None  # of the checkpoint, counted from 1, such as [9,10,13-18]; null: all
+    decoder_layers: list[int | str] | None
     dropout: float | None = _within(0, below=1)  # null: what the checkpoint says
     attention_dropout: float | None = _within(0, below=1)
 
@@ -158,6 +205,11 @@ class ModelConfig:
         same = self.decoder == self.encoder and self.decoder_revision is None
         decoder_revision = self.encoder_revision if same else self.decoder_revision
         return (self.encoder, self.encoder_revision), (self.decoder, decoder_revision)
+
+    @property
+    def layers(self) -> tuple[list[int] | None, list[int] | None]:
+        """Return the numbers of the encoder's and the decoder's layers."""
+        return layer_numbers(self.encoder_layers), layer_numbers(self.decoder_layers)
 
 
 @dataclass(kw_only=True)

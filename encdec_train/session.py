@@ -51,8 +51,9 @@ def checkpoint_fingerprints(model: ModelConfig) -> dict[str, str]:
 def _folder_fingerprint(key: str, folder: Path) -> str | None:
     if not folder.is_dir():
         return None
+    inside = folder / "export"  # a run's folder stands for it
     try:
-        return folder_sha256(folder)
+        return folder_sha256(inside if (inside / "config.json").is_file() else folder)
     except ModelError as error:
         raise ModelError(f"{key}: {error}") from error
 
@@ -95,24 +96,24 @@ def open_session(config: TrainConfig, rows: "Mapping[str, Rows]", sources: Mappi
         DataError: When a pair is too long and `task.overlong=refuse`, or holds no token.
     """
     from encdec_train.data.preprocess import TextCodec
-    from encdec_train.modeling.checkpoints import find, special_ids
+    from encdec_train.modeling.checkpoints import find_pair, special_ids
 
-    left, right = config.model.sources
-    encoder = find("model.encoder", *left)
-    decoder = encoder if right == left else find("model.decoder", *right)
+    encoder, decoder = find_pair(config.model.sources, config.model.share, config.model.init)
     _check_positions(config.task, encoder, decoder)
     ids = special_ids(decoder)
-    codec = TextCodec(encoder.tokenizer, decoder.tokenizer, ids.start, ids.eos, ids.pad, special_ids(encoder).pad)
+    source_pad = encoder.tokenizer.pad_token_id or 0  # masked, so any id of the vocabulary will do
+    codec = TextCodec(encoder.tokenizer, decoder.tokenizer, ids.start, ids.eos, ids.pad, source_pad)
     splits = _tokenise(config, codec, rows, sources)
     return Session((encoder, decoder), codec, splits)
 
 
 def warm_start(config: TrainConfig, session: Session, init: Init) -> "WarmStart":
     """Build the model and print what was loaded and what is fresh."""
-    from encdec_train.modeling.warm_start import build, describe
+    from encdec_train.modeling.warm_start import Changes, build, describe
 
-    dropouts = (config.model.dropout, config.model.attention_dropout)
-    started = build(*session.halves, config.model.share, init, seed=config.seed, dropouts=dropouts)
+    model = config.model
+    changes = Changes((model.dropout, model.attention_dropout), model.init_parts, model.layers)
+    started = build(*session.halves, model.share, init, seed=config.seed, changes=changes)
     header, rows = describe(started)
     console.say(console.table(rows, header))
     return started
@@ -172,7 +173,7 @@ def open_export(config: EvaluateConfig | GenerateConfig) -> Exported:
     model, (source, target) = load(config.checkpoint)
     ids, device = model.generation_config, device_type(config.trainer.accelerator)
     codec = TextCodec(
-        source, target, ids.decoder_start_token_id, ids.eos_token_id, ids.pad_token_id, source.pad_token_id
+        source, target, ids.decoder_start_token_id, ids.eos_token_id, ids.pad_token_id, source.pad_token_id or 0
     )
     limit, search = source_limit(config.task, model, source), search_of(config, ids)
     cast("torch.nn.Module", model).to(device)
@@ -183,15 +184,17 @@ def source_limit(task: TaskConfig, model: "EncoderDecoderModel", tokenizer: "Pre
     """Return the longest source in tokens: the config's, else what the export says, as far as its positions reach."""
     if task.max_source_tokens is not None:
         return task.max_source_tokens
+    from encdec_train.modeling.families import max_positions
+
     said = int(tokenizer.model_max_length)
-    return min(said, int(getattr(model.encoder.config, "max_position_embeddings", said)))
+    return min(said, max_positions(model.encoder.config) or said)
 
 
 def _check_positions(task: TaskConfig, encoder: "Source", decoder: "Source") -> None:
     wanted = {"max_source_tokens": (task.limits[0], encoder), "max_target_tokens": (task.limits[1], decoder)}
     faults, remedy = [], "Lower it or choose another checkpoint"
     for key, (limit, half) in wanted.items():
-        if limit > half.max_positions:
+        if half.max_positions is not None and limit > half.max_positions:
             reason = f"{half.name} has {half.max_positions} positions"
             faults.append(fault(f"task.{key}", f"2..{half.max_positions}", limit, reason, remedy))
     if faults:

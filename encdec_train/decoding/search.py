@@ -17,6 +17,7 @@ from transformers import EncoderDecoderModel, GenerationConfig
 from encdec_train.config import DecodingConfig
 from encdec_train.data.collate import Tokens, pad_right
 from encdec_train.errors import ConfigError, fault
+from encdec_train.modeling.families import max_positions
 
 
 @dataclass(frozen=True)
@@ -125,8 +126,8 @@ def _check_positions(model: EncoderDecoderModel, sources: Sequence[Tokens], sett
         "decoding.max_new_tokens": (settings.max_new_tokens, model.decoder),
     }
     for key, (num_tokens, half) in wanted.items():
-        positions = getattr(half.config, "max_position_embeddings", num_tokens)
-        if num_tokens > positions:
+        positions = max_positions(half.config)
+        if positions is not None and num_tokens > positions:
             raise ConfigError(fault(key, f"at most {positions}, the model's positions", num_tokens))
 
 
@@ -143,7 +144,7 @@ def _batches(lengths: Sequence[int], settings: SearchSettings) -> Iterator[npt.N
 @torch.no_grad()
 def _generate(model: EncoderDecoderModel, sources: Sequence[Tokens], settings: SearchSettings) -> Iterator[list[int]]:
     config = settings.generation_config(model)
-    ids_BS, mask_BS = pad_right(sources, int(config.pad_token_id or 0))
+    ids_BS, mask_BS = pad_right(sources, int(model.encoder.config.pad_token_id or 0))  # of the encoder's vocabulary
     device = model.device
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*max_length.*")

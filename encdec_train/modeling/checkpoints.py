@@ -3,7 +3,7 @@
 import contextlib
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +11,14 @@ import transformers
 from huggingface_hub.errors import StrictDataclassError
 from transformers import AutoConfig, AutoTokenizer, PretrainedConfig, PreTrainedTokenizerBase
 
+from encdec_train.config import Group, Init, Share, shared_groups
 from encdec_train.errors import ModelError, fault
+from encdec_train.modeling.families import decoder_class, decoder_types, encoder_class, max_positions
 from encdec_train.modeling.hub import check_weights, locate
 
-MODEL_TYPES = ("bert",)  # the architectures whose warm start is tested
+Named = tuple[str, str | None]  # a folder or a Hub id, and its revision
+DECODER_TOKENIZER = "decoder_tokenizer"  # the folder of the decoder's own in an export
+PAIR = "encoder-decoder"  # the model type of an export
 
 
 @dataclass(frozen=True)
@@ -26,11 +30,12 @@ class Source:
     revision: str | None  # the commit that a Hub id and `<key>_revision` resolved to
     config: PretrainedConfig  # the architecture
     tokenizer: PreTrainedTokenizerBase  # its tokenizer, without truncation or padding of its own
+    part: str | None = None  # `encoder` or `decoder`: the half that it is of an encoder-decoder checkpoint
 
     @property
-    def max_positions(self) -> int:
-        """The longest sequence in tokens that the position embeddings reach."""
-        return int(self.config.max_position_embeddings)
+    def max_positions(self) -> int | None:
+        """The longest sequence in tokens that the position embeddings reach; None: there is no limit."""
+        return max_positions(self.config)
 
 
 @dataclass(frozen=True)
@@ -57,26 +62,63 @@ def quiet_library() -> Iterator[None]:
             logging.enable_progress_bar()
 
 
+def find_pair(
+    sources: tuple[Named, Named], share: list[Group] | Share, init: Init, section: str = "model."
+) -> tuple[Source, Source]:
+    """Find the encoder's and the decoder's checkpoint and `match` them; `section` begins their keys.
+
+    Raises:
+        ModelError: When one cannot be used.
+    """
+    return match(find(f"{section}encoder", *sources[0]), find(f"{section}decoder", *sources[1]), share, init)
+
+
+def match(left: Source, right: Source, share: list[Group] | Share, init: Init) -> tuple[Source, Source]:
+    """Make equal tokenizers one; a random half that shares its embeddings takes the other's vocabulary.
+
+    Such a half only lends its shape (rnd2gpt: a BERT's encoder that reads GPT-2's tokens).
+    """
+    if _same_tokenizer(left.tokenizer, right.tokenizer):
+        right = replace(right, tokenizer=left.tokenizer)
+    elif shared_groups(share) & {Group.embeddings, Group.word_embeddings}:
+        if init is Init.decoder:
+            left = _with_vocabulary(left, right)
+        elif init is Init.encoder:
+            right = _with_vocabulary(right, left)
+    return left, right
+
+
 def find(key: str, name: str, revision: str | None) -> Source:
     """Find a checkpoint, a folder or a revision of a Hub id, and read its config and tokenizer; `key` named it.
+
+    A run's folder stands for the export in it. Of an encoder-decoder checkpoint the half is read that the key names.
 
     Raises:
         ModelError: When it is missing, has no weights, needs code of its own, is of an architecture that is not
             supported, or has a tokenizer that does not fit.
     """
-    folder = locate(key, name, revision)
+    folder = export_in(locate(key, name, revision))
     _check_folder(key, folder)
-    name, revision = str(folder), None if str(folder) == name else folder.name
+    name, revision = str(folder), None if Path(name).is_dir() else folder.name
     try:
-        config = AutoConfig.from_pretrained(name, revision=revision, trust_remote_code=False)
+        config = AutoConfig.from_pretrained(name, trust_remote_code=False)
     except (OSError, ValueError, KeyError, StrictDataclassError) as error:
         raise ModelError(_unreadable(key, name, "config.json", error)) from error
-    if config.model_type not in MODEL_TYPES:
-        expected = f"a checkpoint of type {', '.join(MODEL_TYPES)}"
-        raise ModelError(fault(key, expected, config.model_type, f"{name} is another architecture"))
-    source = Source(key, name, revision, config, _tokenizer(key, name, revision))
+    half = key.rpartition(".")[2]
+    part = half if config.model_type == PAIR else None
+    config = getattr(config, part) if part else config
+    _check_architecture(key, name, config, half)
+    own = folder / DECODER_TOKENIZER
+    tokenizer = _tokenizer(key, str(own if part == "decoder" and own.is_dir() else folder))
+    source = Source(key, name, revision, config, tokenizer, part)
     _check_vocabulary(source)
     return source
+
+
+def export_in(folder: Path) -> Path:
+    """Return the export of a run's folder, and any other folder as it is."""
+    inside = folder / "export"
+    return inside if (inside / "config.json").is_file() else folder
 
 
 def special_ids(source: Source) -> SpecialIds:
@@ -111,14 +153,39 @@ def _check_folder(key: str, folder: Path) -> None:
     check_weights(key, str(folder), (path.name for path in folder.iterdir()))
 
 
-def _tokenizer(key: str, name: str, revision: str | None) -> PreTrainedTokenizerBase:
+def _check_architecture(key: str, name: str, config: PretrainedConfig, half: str) -> None:
+    if half == "decoder" and decoder_class(config) is None:
+        expected = f"a decoder that can attend to an encoder: {', '.join(decoder_types())}"
+        raise ModelError(fault(key, expected, config.model_type, f"{name} has no cross-attention in the library"))
+    if half != "decoder" and encoder_class(config) is None:
+        reason = f"{name} is no encoder of text" + (", but a pair of its own" if config.is_encoder_decoder else "")
+        raise ModelError(fault(key, "an encoder such as bert, roberta or gpt2", config.model_type, reason))
+
+
+def _same_tokenizer(left: PreTrainedTokenizerBase, right: PreTrainedTokenizerBase) -> bool:
+    names = ("cls_token_id", "sep_token_id", "bos_token_id", "eos_token_id", "pad_token_id")
+    same_ids = all(getattr(left, name) == getattr(right, name) for name in names)
+    backends: list[Any] = [left, right]
+    return same_ids and backends[0].backend_tokenizer.to_str() == backends[1].backend_tokenizer.to_str()
+
+
+def _with_vocabulary(shape: Source, other: Source) -> Source:
+    values = {name: getattr(other.config, name) for name in ("vocab_size", "bos_token_id", "eos_token_id")}
+    pad = other.tokenizer.pad_token_id
+    config = type(shape.config).from_dict({**shape.config.to_dict(), **values, "pad_token_id": pad})
+    return replace(shape, config=config, tokenizer=other.tokenizer)
+
+
+def _tokenizer(key: str, name: str) -> PreTrainedTokenizerBase:
     try:
-        tokenizer = AutoTokenizer.from_pretrained(name, revision=revision, trust_remote_code=False, use_fast=True)
+        tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=False, use_fast=True)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ModelError(_unreadable(key, name, "its tokenizer", error)) from error
     backend = getattr(tokenizer, "backend_tokenizer", None)
     if backend is None:
         raise ModelError(fault(key, "a tokenizer with a tokenizer.json", name, "it has no fast tokenizer"))
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token  # GPT-2 has none: masks come from lengths, so any id will do
     backend.no_truncation()  # sentence encoders ship a tokenizer.json that cuts at 128 tokens on its own
     backend.no_padding()
     return tokenizer

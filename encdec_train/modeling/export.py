@@ -8,13 +8,20 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from transformers import AutoConfig, AutoModelForSeq2SeqLM, AutoTokenizer, EncoderDecoderModel, GenerationConfig
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    AutoModelForSeq2SeqLM,
+    AutoTokenizer,
+    EncoderDecoderModel,
+    GenerationConfig,
+)
 from transformers import PreTrainedTokenizerBase as Tokenizer
 from transformers.models.auto.modeling_auto import MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES
 
 from encdec_train import atomic
 from encdec_train.errors import ModelError, fault
-from encdec_train.modeling.checkpoints import quiet_library
+from encdec_train.modeling.checkpoints import DECODER_TOKENIZER, PAIR, export_in, quiet_library
 from encdec_train.modeling.hub import check_weights, locate
 from encdec_train.modeling.sharing import separate_state
 
@@ -34,8 +41,8 @@ def export(
 ) -> None:
     """Write a vanilla folder beside the target and put it in place whole.
 
-    Shared parameters are written out twice (known_defects D2). The library builds the encoder with a pooler that this
-    model has no use for; it is exported as zeros, so that loading reports nothing as newly initialised (D8).
+    Shared parameters are written out twice (known_defects D2). Where the library builds the encoder with a pooler, that
+    this model has no use for, it is exported as zeros, so that loading reports nothing as newly initialised (D8).
 
     Args:
         model: The trained pair.
@@ -48,21 +55,25 @@ def export(
     beside = folder.with_name(f".{folder.name}.{os.getpid()}")
     for leftover in folder.parent.glob(f".{folder.name}.*"):  # of a process that was killed
         shutil.rmtree(leftover, ignore_errors=True)
-    state = separate_state(model)
-    hidden = int(model.encoder.config.hidden_size)
-    state["encoder.pooler.dense.weight"] = torch.zeros(hidden, hidden)
-    state["encoder.pooler.dense.bias"] = torch.zeros(hidden)
+    state = {**_poolers(model), **separate_state(model)}
     with quiet_library():
         model.save_pretrained(beside, state_dict=state, safe_serialization=True)
     generation.save_pretrained(beside)
     _save_tokenizer(tokenizers[0], beside, limits[0])
     if tokenizers[1] is not tokenizers[0]:
-        _save_tokenizer(tokenizers[1], beside / "decoder_tokenizer", limits[1])
+        _save_tokenizer(tokenizers[1], beside / DECODER_TOKENIZER, limits[1])
     (beside / "README.md").write_text(card, encoding="utf-8")
     atomic.install(beside, folder, replace=True)
 
 
-def load(folder: str, types: Collection[str] = ("encoder-decoder",)) -> tuple[Any, Tokenizers]:
+def _poolers(model: EncoderDecoderModel) -> dict[str, torch.Tensor]:
+    """Return zeros for what the library's own encoder has and ours was built without."""
+    with torch.device("meta"):
+        theirs = AutoModel.from_config(model.encoder.config).state_dict()
+    return {f"encoder.{name}": torch.zeros(p.shape) for name, p in theirs.items() if name.startswith("pooler.")}
+
+
+def load(folder: str, types: Collection[str] = (PAIR,)) -> tuple[Any, Tokenizers]:
     """Load an export (or any encoder-decoder checkpoint) with its tokenizers, in eval mode.
 
     Args:
@@ -72,8 +83,7 @@ def load(folder: str, types: Collection[str] = ("encoder-decoder",)) -> tuple[An
     Raises:
         ModelError: When there is none.
     """
-    path = locate("checkpoint", folder, None)
-    where = path / "export" if (path / "export" / "config.json").is_file() else path
+    where = export_in(locate("checkpoint", folder, None))
     if not (where / "config.json").is_file():
         raise ModelError(fault("checkpoint", WHAT, folder, "there is no config.json in it"))
     try:
@@ -101,9 +111,8 @@ def _load(name: str, where: Path, types: Collection[str]) -> tuple[Any, Tokenize
         reason = f"{len(lacking)} tensors are missing or differ in shape, such as {min(lacking)}"
         raise ModelError(fault("checkpoint", "all weights of its config.json", name, reason))
     source = AutoTokenizer.from_pretrained(where, trust_remote_code=False)
-    own = where / "decoder_tokenizer"
-    target = AutoTokenizer.from_pretrained(own, trust_remote_code=False) if own.is_dir() else source
-    return model, (source, target)
+    own = where / DECODER_TOKENIZER
+    return model, (source, AutoTokenizer.from_pretrained(own, trust_remote_code=False) if own.is_dir() else source)
 
 
 def _save_tokenizer(tokenizer: Tokenizer, folder: Path, max_tokens: int) -> None:

@@ -1,13 +1,11 @@
 """The training loss: our own forward through the two halves, and the head on label rows only."""
 
-from typing import Any
-
 import torch
 import torch.nn.functional as F  # noqa: N812 - the field's name for it
-from transformers import EncoderDecoderModel, PreTrainedModel
+from transformers import EncoderDecoderModel
 
 from encdec_train.batch import MicroBatch
-from encdec_train.modeling.sharing import base_model
+from encdec_train.modeling.families import base_model, head
 
 
 def loss_sum(model: EncoderDecoderModel, micro: MicroBatch, label_smoothing: float = 0.0) -> torch.Tensor:
@@ -42,10 +40,3 @@ def encode(model: EncoderDecoderModel, source_ids_BS: torch.Tensor, source_mask_
     encoded_BSH: torch.Tensor = model.encoder(input_ids=source_ids_BS, attention_mask=source_mask_BS).last_hidden_state
     projection: torch.nn.Module | None = getattr(model, "enc_to_dec_proj", None)
     return encoded_BSH if projection is None else projection(encoded_BSH)
-
-
-def head(decoder: PreTrainedModel, hidden_NH: torch.Tensor) -> torch.Tensor:
-    """Turn hidden states into logits `[N, V]` with the decoder's own head."""
-    module: Any = decoder.cls if hasattr(decoder, "cls") else decoder.lm_head
-    logits_NV: torch.Tensor = module(hidden_NH)
-    return logits_NV

@@ -1,49 +1,63 @@
 """Sharing parameters between encoder and decoder (Rothe et al. 2020, bertShare; known_defects D1, D2)."""
 
-from typing import cast
+from collections.abc import Iterator
 
 import torch
 from transformers import EncoderDecoderModel, PreTrainedModel
 
-from encdec_train.config import Share
+from encdec_train.config import Group, Share, shared_groups, spelled
 from encdec_train.errors import ModelError, fault
+from encdec_train.modeling.families import base_model, group_of
 
 
-def base_model(decoder: PreTrainedModel) -> PreTrainedModel:
-    """Return the decoder without its language-model head."""
-    return cast(PreTrainedModel, decoder.base_model)
-
-
-def share(model: EncoderDecoderModel, what: Share) -> int:
-    """Make the decoder use the encoder's parameters, under both names.
+def share(model: EncoderDecoderModel, what: list[Group] | Share, *, decoders: bool = False) -> int:
+    """Make both halves use one set of parameters, under both names: the encoder's, or with `decoders` the decoder's.
 
     Returns:
         The number of parameters (elements) that now exist once instead of twice.
 
     Raises:
-        ModelError: When the two halves differ in shape.
+        ModelError: When the two halves differ in architecture or shape.
     """
-    if what is Share.none:
-        return 0
-    shared = 0
-    decoder = base_model(model.decoder)
-    prefix = "embeddings." if what is Share.embeddings else ""
-    sources = {name: p for name, p in model.encoder.named_parameters() if name.startswith(prefix)}
-    wanted = {
-        name: p for name, p in decoder.named_parameters() if name.startswith(prefix) and "crossattention" not in name
-    }
-    if lonely := sorted(sources.keys() ^ wanted.keys()):
-        raise ModelError(fault("model.share", "none", what.value, f"only one half has {lonely[0]}"))
-    for name, mine in wanted.items():
-        theirs = sources[name]
-        if theirs.shape != mine.shape:
-            shapes = f"{tuple(theirs.shape)} in the encoder and {tuple(mine.shape)} in the decoder"
-            raise ModelError(fault("model.share", "none", what.value, f"{name} is {shapes}"))
-        owner = decoder.get_submodule(name.rpartition(".")[0])
-        setattr(owner, name.rpartition(".")[2], theirs)
-        shared += theirs.numel()
-    model.decoder.tie_weights()
+    shared, groups, said = 0, shared_groups(what), spelled(what)
+    encoder, decoder = model.encoder, base_model(model.decoder)
+    for left, right in list(_pairs(encoder, decoder, groups, said)):
+        mine, theirs = (encoder, left), (decoder, right)
+        (keeper, kept), (taker, taken) = (theirs, mine) if decoders else (mine, theirs)
+        parameter, replaced = keeper.get_parameter(kept), taker.get_parameter(taken)
+        if parameter.shape != replaced.shape:
+            shapes = f"{tuple(encoder.get_parameter(left).shape)} in the encoder and "
+            shapes += f"{tuple(decoder.get_parameter(right).shape)} in the decoder"
+            raise ModelError(fault("model.share", "none", said, f"{right} is {shapes}"))
+        owner, _, leaf = taken.rpartition(".")
+        setattr(taker.get_submodule(owner), leaf, parameter)
+        shared += parameter.numel()
+    if shared:
+        model.decoder.tie_weights()
     return shared
+
+
+def _pairs(
+    encoder: PreTrainedModel, decoder: PreTrainedModel, groups: set[Group], said: str
+) -> Iterator[tuple[str, str]]:
+    """Yield the encoder's and the decoder's name of each parameter that is to be one."""
+    words = _word_embeddings(encoder), _word_embeddings(decoder)
+    if Group.word_embeddings in groups and Group.embeddings not in groups:
+        yield words
+    if groups <= {Group.word_embeddings}:
+        return
+    if type(encoder) is not type(decoder):
+        kinds = f"the encoder is {encoder.config.model_type} and the decoder {decoder.config.model_type}"
+        raise ModelError(fault("model.share", "none, or [word_embeddings]", said, kinds))
+    names = [{name for name, _ in half.named_parameters() if group_of(name) in groups} for half in (encoder, decoder)]
+    if lonely := sorted(names[0] ^ names[1]):
+        raise ModelError(fault("model.share", "none", said, f"only one half has {lonely[0]}"))
+    yield from ((name, name) for name, _ in decoder.named_parameters() if name in names[0])
+
+
+def _word_embeddings(half: PreTrainedModel) -> str:
+    matrix = half.get_input_embeddings().weight
+    return next(name for name, p in half.named_parameters() if p is matrix)
 
 
 def separate_state(model: EncoderDecoderModel) -> dict[str, torch.Tensor]:

@@ -1,24 +1,21 @@
 """Warm start: one encoder-decoder model from two pretrained checkpoints (Rothe et al. 2020, section 2)."""
 
+import inspect
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, cast
 
 import torch
 from safetensors import SafetensorError
-from transformers import (
-    AutoModel,
-    AutoModelForCausalLM,
-    EncoderDecoderConfig,
-    EncoderDecoderModel,
-    PretrainedConfig,
-    PreTrainedModel,
-)
+from torch import nn
+from transformers import EncoderDecoderConfig, EncoderDecoderModel, PretrainedConfig, PreTrainedModel
 
-from encdec_train.config import Init, Share
-from encdec_train.errors import ModelError, fault
-from encdec_train.modeling.checkpoints import Source, find, quiet_library, special_ids
+from encdec_train.config import Group, Init, Parts, Share, shared_groups, spelled
+from encdec_train.errors import ConfigError, ModelError, fault
+from encdec_train.modeling import families
+from encdec_train.modeling.checkpoints import Source, find_pair, quiet_library, special_ids
 from encdec_train.modeling.sharing import share as share_parameters
 
 SHOWN_PARTS = 3  # of a folder's path
@@ -39,111 +36,130 @@ class Half:
 class WarmStart:
     """A model and the account of where its parameters come from."""
 
-    model: EncoderDecoderModel  # in train mode, float32, SDPA attention on both halves
-    halves: tuple[Half, Half]  # encoder and decoder
+    model: EncoderDecoderModel  # in train mode, float32, SDPA attention where the library has it
+    halves: tuple[Half, Half]  # encoder and decoder, before sharing
     shared: int  # parameters (elements) that both halves use
     total: int  # distinct parameters (elements)
+    warm: Sequence[str]  # names of the distinct parameters that come from a checkpoint
+
+
+@dataclass(frozen=True)
+class Changes:
+    """What is done to the checkpoints' own shape and weights; by default nothing."""
+
+    dropouts: tuple[float | None, float | None] = (None, None)  # hidden and attention; None: the checkpoint's
+    parts: Parts = Parts.all  # what is taken from a checkpoint
+    layers: tuple[Sequence[int] | None, Sequence[int] | None] = (None, None)  # kept of each half, counted from 1
 
 
 def warm_start(
-    encoder: str,
-    decoder: str | None = None,
-    *,
-    share: str = "none",
-    init: str = "both",
-    seed: int = 0,
+    encoder: str, decoder: str | None = None, *, share: str | list[str] = "none", init: str = "both", seed: int = 0
 ) -> EncoderDecoderModel:
     """Build a plain `EncoderDecoderModel` from two checkpoints, ready for anybody's trainer.
 
     Args:
-        encoder: A local folder or a Hub id.
+        encoder: A local folder (of a checkpoint, an export or a run) or a Hub id.
         decoder: The same; None takes the encoder's.
-        share: `none`, `embeddings`, or `all` (but the cross-attention).
+        share: `none`, `embeddings`, `all` (but the cross-attention), or groups of parameters as in `model.share`.
         init: Which halves start from their checkpoint: `both`, `encoder`, `decoder` or `none`.
         seed: Of the fresh parameters.
 
     Raises:
         ModelError: When a checkpoint cannot be used.
     """
-    left = find("encoder", encoder, None)
-    right = find("decoder", decoder or encoder, None)
-    return build(left, right, Share(share), Init(init), seed=seed).model
+    what = Share(share) if isinstance(share, str) else [Group(name) for name in share]
+    halves = find_pair(((encoder, None), (decoder or encoder, None)), what, Init(init), "")
+    return build(*halves, what, Init(init), seed=seed).model
 
 
 def build(
-    encoder: Source,
-    decoder: Source,
-    share: Share,
-    init: Init,
-    *,
-    seed: int,
-    dropouts: tuple[float | None, float | None] = (None, None),
+    encoder: Source, decoder: Source, share: list[Group] | Share, init: Init, *, seed: int, changes: Changes = Changes()
 ) -> WarmStart:
     """Build the pair and account for every parameter.
 
-    The seed is that of the fresh parameters; the caller's random state is left as it was. The dropouts are hidden and
-    attention dropout; None keeps the checkpoint's.
+    The seed is that of the fresh parameters; the caller's random state is left as it was.
 
     Raises:
+        ConfigError: When a layer is asked for that a checkpoint does not have.
         ModelError: When weights cannot be loaded, or the halves cannot share.
     """
-    if share is not Share.none and encoder.tokenizer.get_vocab() != decoder.tokenizer.get_vocab():
-        raise ModelError(fault("model.share", "none", share.value, "the halves have different vocabularies"))
+    _check_vocabularies(encoder, decoder, share)
     with torch.random.fork_rng(devices=[]), quiet_library():
         torch.manual_seed(seed)
-        from_encoder = init in {Init.both, Init.encoder}
-        from_decoder = init in {Init.both, Init.decoder}
-        left_config = _configured(encoder.config, dropouts, is_decoder=False)
-        left, left_half = _load(encoder, left_config, AutoModel, from_encoder)
-        right_config = _configured(decoder.config, dropouts, is_decoder=True)
-        right, right_half = _load(decoder, right_config, AutoModelForCausalLM, from_decoder)
+        left, left_warm = _load("encoder", encoder, init in {Init.both, Init.encoder}, changes)
+        right, right_warm = _load("decoder", decoder, init in {Init.both, Init.decoder}, changes)
         config = EncoderDecoderConfig.from_encoder_decoder_configs(left.config, right.config)
         config.tie_word_embeddings = right.config.tie_word_embeddings
         model = EncoderDecoderModel(config=config, encoder=left, decoder=right)
-        projection = [name for name, _ in model.named_parameters() if name.startswith("enc_to_dec_proj.")]
-        if projection:  # the library's bridge between halves of different width
-            fresh = right_half.fresh + _count(model, projection)
-            right_half = replace(right_half, fresh=fresh, fresh_tensors=[*right_half.fresh_tensors, *projection])
-    shared = share_parameters(model, share)
-    _set_generation(model, decoder)
+    names = [name for name, _ in model.named_parameters() if name.startswith("enc_to_dec_proj.")]
+    bridge = {name: model.get_parameter(name) for name in names}  # the library's, between halves of different width
+    halves = (_account(encoder, left, left_warm, {}), _account(decoder, right, right_warm, bridge))
+    shared = share_parameters(model, share, decoders=init is Init.decoder)
+    _set_generation(model, encoder, decoder)
     _check_attention(model)
     model.train()  # from_pretrained leaves eval mode, and Lightning no longer calls train() (known_defects D7)
-    return WarmStart(model, (left_half, right_half), shared, sum(p.numel() for p in model.parameters()))
+    warm = [name for name, p in model.named_parameters() if id(p) in left_warm | right_warm]
+    return WarmStart(model, halves, shared, sum(p.numel() for p in model.parameters()), warm)
 
 
-def _configured(
-    config: PretrainedConfig, dropouts: tuple[float | None, float | None], *, is_decoder: bool
-) -> PretrainedConfig:
-    config = type(config).from_dict(config.to_dict())
-    config.is_decoder = is_decoder
-    config.add_cross_attention = is_decoder
-    if dropouts[0] is not None:
-        config.hidden_dropout_prob = dropouts[0]
-    if dropouts[1] is not None:
-        config.attention_probs_dropout_prob = dropouts[1]
+def _check_vocabularies(encoder: Source, decoder: Source, share: list[Group] | Share) -> None:
+    words = shared_groups(share) & {Group.embeddings, Group.word_embeddings}
+    if words and encoder.tokenizer.get_vocab() != decoder.tokenizer.get_vocab():
+        raise ModelError(fault("model.share", "none", spelled(share), "the halves have different vocabularies"))
+
+
+def _load(name: str, source: Source, from_checkpoint: bool, changes: Changes) -> tuple[PreTrainedModel, set[int]]:  # noqa: FBT001
+    """Load one half, in float32; return it and the ids of the parameters that come from the checkpoint.
+
+    The encoder comes without its pooler, which would get no gradient (known_defects D8).
+    """
+    config = _configured(source, changes.dropouts, is_decoder=name == "decoder")
+    cls: Any = (families.decoder_class if config.is_decoder else families.encoder_class)(config)
+    attention = "sdpa" if cls._supports_sdpa else "eager"  # said to the half itself (known_defects D9)
+    options: dict[str, Any] = {"dtype": torch.float32, "attn_implementation": attention}
+    if not config.is_decoder and "add_pooling_layer" in inspect.signature(cls.__init__).parameters:
+        options["add_pooling_layer"] = False
+    warm: set[int] = set()
+    if not from_checkpoint or changes.parts is not Parts.all:
+        model = fresh = cls._from_config(config, **options)
+    if from_checkpoint:
+        model, missing = _whole(source, cls, config, options) if source.part else _plain(source, cls, config, options)
+        named = list(model.named_parameters(remove_duplicate=False))
+        warm = {id(p) for tensor, p in named if tensor not in missing}
+        if not warm:
+            expected = "a checkpoint of this architecture"
+            raise ModelError(fault(source.key, expected, source.name, "none of its tensors fits"))
+        if broken := [tensor for tensor, p in named if id(p) in warm and not p.isfinite().all()]:
+            reason = f"{len(broken)} tensors hold NaN or infinity, such as {broken[0]}"
+            raise ModelError(fault(source.key, "finite weights", source.name, reason, "Fetch the checkpoint again"))
+        if changes.parts is not Parts.all:
+            warm &= _take_back(model, fresh, changes.parts)
+    _keep_layers(model, changes.layers[config.is_decoder], f"model.{name}_layers")
+    return model, warm
+
+
+def _configured(source: Source, dropouts: tuple[float | None, float | None], *, is_decoder: bool) -> PretrainedConfig:
+    config = type(source.config).from_dict(source.config.to_dict())
+    config.is_decoder = config.add_cross_attention = is_decoder
+    if not is_decoder:
+        config.use_cache = False  # GPT-2 as an encoder would build one that nobody reads
+    named = {"dropout": families.DROPOUT, "attention_dropout": families.ATTENTION_DROPOUT}
+    for (key, names), value in zip(named.items(), dropouts, strict=True):
+        if value is not None and not families.set_dropout(config, names, value):
+            reason = f"{config.model_type} has no such rate under {', '.join(names)}"
+            raise ConfigError(fault(f"model.{key}", "null", value, reason))
     return config
 
 
-def _load(source: Source, config: PretrainedConfig, auto: type, from_checkpoint: bool) -> tuple[PreTrainedModel, Half]:  # noqa: FBT001
-    """Load one half, in float32 and with SDPA said to the half itself (known_defects D9).
-
-    The encoder comes without its pooler, which would get no gradient (D8).
-    """
-    options = {} if config.is_decoder else {"add_pooling_layer": False}
-    name = "decoder" if config.is_decoder else "encoder"
-    if not from_checkpoint:
-        model = auto.from_config(  # type: ignore[attr-defined]
-            config, dtype=torch.float32, attn_implementation="sdpa", **options
-        )
-        fresh = [parameter for parameter, _ in model.named_parameters()]
-        return model, Half(name, "random", 0, _count(model, fresh), fresh)
+def _plain(
+    source: Source, cls: type[PreTrainedModel], config: PretrainedConfig, options: dict[str, Any]
+) -> tuple[PreTrainedModel, set[str]]:
+    """Load a pretrained checkpoint; return what it lacks."""
     try:
-        model, info = auto.from_pretrained(  # type: ignore[attr-defined]
+        model, info = cast(Any, cls).from_pretrained(
             source.name,
             config=config,
             revision=source.revision,
-            dtype=torch.float32,
-            attn_implementation="sdpa",
             use_safetensors=True,
             trust_remote_code=False,
             ignore_mismatched_sizes=True,  # they are refused below, by name
@@ -156,22 +172,66 @@ def _load(source: Source, config: PretrainedConfig, auto: type, from_checkpoint:
     if info["mismatched_keys"]:
         reason = f"{len(info['mismatched_keys'])} differ, such as {min(key for key, *_ in info['mismatched_keys'])}"
         raise ModelError(fault(source.key, "weights in the shapes of config.json", source.name, reason))
-    fresh = sorted(set(info["missing_keys"]) & {parameter for parameter, _ in model.named_parameters()})
-    num_fresh = _count(model, fresh)
-    loaded = sum(p.numel() for p in model.parameters()) - num_fresh
-    if not loaded:
-        expected = "a checkpoint of this architecture"
-        raise ModelError(fault(source.key, expected, source.name, "none of its tensors fits"))
-    return model, Half(name, source.name, loaded, num_fresh, fresh)
+    return model, set(info["missing_keys"])
 
 
-def _count(model: PreTrainedModel, names: Sequence[str]) -> int:
-    wanted = set(names)
-    return sum(p.numel() for name, p in model.named_parameters() if name in wanted)
+def _whole(
+    source: Source, cls: type[PreTrainedModel], config: PretrainedConfig, options: dict[str, Any]
+) -> tuple[PreTrainedModel, set[str]]:
+    """Load one half of an encoder-decoder checkpoint."""
+    pair = cast(Any, EncoderDecoderConfig).from_pretrained(source.name, revision=source.revision)
+    whole, missing = _plain(source, EncoderDecoderModel, pair, {"dtype": torch.float32})
+    model = cls._from_config(config, **options)
+    found = model.load_state_dict(getattr(whole, str(source.part)).state_dict(), strict=False)
+    mine = {tensor.removeprefix(f"{source.part}.") for tensor in missing if tensor.startswith(f"{source.part}.")}
+    return model, mine | set(found.missing_keys)
 
 
-def _set_generation(model: EncoderDecoderModel, decoder: Source) -> None:
+def _take_back(model: PreTrainedModel, fresh: PreTrainedModel, parts: Parts) -> set[int]:
+    """Overwrite with fresh weights what is not to be warm; return the ids of what stays."""
+    base = families.base_model(model).named_parameters()
+    embeddings = {id(p) for name, p in base if families.group_of(name) is Group.embeddings}
+    values, stay = dict(fresh.named_parameters()), set()
+    with torch.no_grad():
+        for name, p in model.named_parameters():
+            if (id(p) in embeddings) is (parts is Parts.embeddings):
+                stay.add(id(p))
+            else:
+                p.copy_(values[name])
+    return stay
+
+
+def _keep_layers(model: PreTrainedModel, numbers: Sequence[int] | None, key: str) -> None:
+    """Keep some layers only, counted from 1, and number them anew for the library's cache."""
+    if numbers is None:
+        return
+    name, layers = families.layers(model)
+    if not layers:
+        raise ConfigError(fault(key, "null", str(list(numbers)), f"{model.config.model_type} has no list of layers"))
+    if max(numbers) > len(layers):
+        raise ConfigError(fault(key, f"layers 1..{len(layers)}", max(numbers), "the checkpoint has no more"))
+    kept = nn.ModuleList(layers[number - 1] for number in numbers)
+    owner, _, leaf = name.rpartition(".")
+    setattr(families.base_model(model).get_submodule(owner), leaf, kept)
+    model.config.num_hidden_layers = len(kept)
+    for index, layer in enumerate(kept):
+        for module in layer.modules():
+            if hasattr(module, "layer_idx"):
+                vars(module)["layer_idx"] = index
+
+
+def _account(source: Source, model: PreTrainedModel, warm: set[int], bridge: dict[str, nn.Parameter]) -> Half:
+    name = "decoder" if model.config.is_decoder else "encoder"
+    parameters = {**dict(sorted(model.named_parameters())), **bridge}
+    fresh = {tensor: p for tensor, p in parameters.items() if id(p) not in warm}
+    num_fresh = sum(p.numel() for p in fresh.values())
+    loaded = sum(p.numel() for p in parameters.values()) - num_fresh
+    return Half(name, source.name if warm else "random", loaded, num_fresh, list(fresh))
+
+
+def _set_generation(model: EncoderDecoderModel, encoder: Source, decoder: Source) -> None:
     """Write start, end and pad to both configs: `generate` reads only its own (known_defects D3, D4)."""
+    model.encoder.config.pad_token_id = encoder.tokenizer.pad_token_id
     ids = special_ids(decoder)
     for config in (model.config, model.generation_config):
         config.decoder_start_token_id = ids.start
@@ -183,9 +243,9 @@ def _set_generation(model: EncoderDecoderModel, decoder: Source) -> None:
 
 def _check_attention(model: EncoderDecoderModel) -> None:
     for name, half in (("encoder", model.encoder), ("decoder", model.decoder)):
-        got = half.config._attn_implementation
-        if got != "sdpa":
-            raise ModelError(fault(f"model.{name}", "SDPA attention", got, "the library did not apply it"))
+        got, wanted = half.config._attn_implementation, "sdpa" if half._supports_sdpa else "eager"
+        if got != wanted:
+            raise ModelError(fault(f"model.{name}", f"{wanted} attention", got, "the library did not apply it"))
 
 
 def describe(started: WarmStart) -> tuple[list[str], list[list[str]]]:
@@ -203,13 +263,13 @@ def describe(started: WarmStart) -> tuple[list[str], list[list[str]]]:
 
 def _part(name: str) -> str:
     """Name the part of a model that a tensor belongs to."""
-    if "crossattention" in name:
+    if families.is_cross_attention(name):
         return "cross-attention"
-    if name.startswith(("cls.", "lm_head.")):
+    if name.startswith(("cls.", "lm_head.", "generator_")):
         return "LM head"
     if name.startswith("enc_to_dec_proj"):
         return "projection"
-    return "embeddings" if "embeddings." in name else "layers"
+    return "embeddings" if any(part in name for part in families.EMBEDDINGS) else "layers"
 
 
 def _shown(checkpoint: str) -> str:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from encdec_train.config import Init, Share, TrainConfig
+from encdec_train.config import Init, Share, TrainConfig, spelled
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.\-]*(?:/[A-Za-z0-9][\w.\-]*)?")
 _HUB_METRIC = {"sacrebleu_uncased": "sacrebleu", "rouge1": "rouge", "rouge2": "rouge", "rougeL": "rouge",
@@ -76,11 +76,12 @@ def _origin(facts: CardFacts) -> str:
         Init.decoder: f"with its decoder warm-started from {decoder} and an encoder from random weights",
         Init.none: "from random weights",
     }[model.init]
-    shared = {
-        Share.all: " All parameters but the cross-attention are shared by the halves; the files hold them twice.",
-        Share.embeddings: " The halves share their embeddings; the files hold them twice.",
-        Share.none: "",
-    }[model.share]
+    named = {
+        Share.all: "All parameters but the cross-attention are shared by the halves",
+        Share.embeddings: "The halves share their embeddings",
+    }
+    what = f"The halves share {spelled(model.share)}" if isinstance(model.share, list) else named.get(model.share, "")
+    shared = f" {what}; the files hold them twice." if what else ""
     fresh = " The cross-attention starts from random weights." if warm else ""
     return (
         f"A sequence-to-sequence model {started}, fine-tuned on `{task}`: {facts.num_parameters:,} distinct "

@@ -92,7 +92,8 @@ CONFIG = [
     Row("unknown key", "optim.lrr: expected a known key; 'optim.lrr=1' sets nothing. Did you mean optim.lr.",
         ["optim.lrr=1"]),
     Row("key without its section", "lr: expected a known key; 'lr=1' sets nothing. Did you mean optim.lr.", ["lr=1"]),
-    Row("unknown choice", "model: expected one of bert2bert, bert2rnd, bertshare, rnd2bert, rnd2rnd, got 'bert2bart'. "
+    Row("unknown choice", "model: expected one of bert2bert, bert2bert_large, bert2gpt, bert2rnd, bertshare, "
+        "bertshare_large, rnd2bert, rnd2gpt, rnd2rnd, roberta2gpt, robertashare, robertashare_large, got 'bert2bart'. "
         "Did you mean bert2bert.", ["model=bert2bart"]),
     Row("mistyped value", "optim.lr: expected a number, got 'fast'.", ["optim.lr=fast"]),
     Row("number for text", "run.name: expected text or null, got 2024. Quote it to make it text: 'run.name=\"2024\"'.",
@@ -204,8 +205,16 @@ CHECKPOINTS = [
         bert(edited("tokenizer.json", "model", "vocab", "zebra", value=5000))),
     Row("no tokenizer", "model.encoder: expected a tokenizer with a vocabulary, got '5 tokens'; the tokenizer files of "
         "other are missing.", OTHER, bert(without("*token*"))),
-    Row("another architecture", "model.encoder: expected a checkpoint of type bert, got 'gpt2'; other is another "
-        "architecture.", OTHER, bert(edited("config.json", "model_type", value="gpt2"))),
+    Row("another architecture", "model.encoder: expected a checkpoint of this architecture, got 'other'; none of its "
+        "tensors fits.", OTHER, bert(edited("config.json", "model_type", value="gpt2"))),
+    Row("no encoder", "model.encoder: expected an encoder such as bert, roberta or gpt2, got 'bart'; other is no "
+        "encoder of text, but a pair of its own.", OTHER, bert(edited("config.json", "model_type", value="bart"))),
+    Row("no cross-attention", "model.decoder: expected a decoder that can attend to an encoder: bart, bert, ",
+        ["model.decoder=other"], bert(edited("config.json", "model_type", value="llama"))),
+    Row("no layers left", "model.encoder_layers: expected layers in ascending order, such as [1,2,5-8], got '[]'; no "
+        "layers are left.", ["model.encoder_layers=[]"]),
+    Row("a layer too many", "model.decoder_layers: expected layers 1..2, got 3; the checkpoint has no more.",
+        ["model.decoder_layers=[1-3]"]),
     Row("weights of another shape", "model.encoder: expected weights in the shapes of config.json, got 'other'; 35 "
         "differ, such as embeddings.LayerNorm.bias.", OTHER, bert(edited("config.json", "hidden_size", value=48))),
     Row("weights cut off", "model.encoder: expected a checkpoint whose weights load, got 'other'; ", OTHER,
@@ -240,7 +249,7 @@ def test_a_mistake_is_one_clear_message(row: Row, here: Path, encdec: Callable[.
 
 
 def test_the_table_is_long_enough() -> None:
-    assert len({row.name for row in TABLE}) == len(TABLE) == 56
+    assert len({row.name for row in TABLE}) == len(TABLE) == 60
 
 
 def test_a_run_that_exists_is_never_lost(finished: Path, encdec: Callable[..., Any], shared: ModuleType) -> None:
@@ -248,7 +257,7 @@ def test_a_run_that_exists_is_never_lost(finished: Path, encdec: Callable[..., A
     for changes, difference in (
         (["seed=1"], ["  seed: 0 there, 1 here"]),
         (["optim.lr=1e-3", "model=bertshare"], [
-            "  model.name: 'bert2bert' there, 'bertshare' here", "  model.share: 'none' there, 'all' here",
+            "  model.name: 'bert2bert' there, 'bertshare' here", "  model.share: 'embeddings' there, 'all' here",
             "  optim.lr: 0.01 there, 0.001 here",
         ]),
     ):  # fmt: skip

@@ -259,6 +259,7 @@ UNREAD = {"task.revision"}  # pins a data set of the Hub, and `task=files` has n
 PROPERTIES = {  # of the config: what each of them hands on
     ("TaskConfig", "limits"): ["max_source_tokens", "max_target_tokens"],
     ("ModelConfig", "sources"): ["encoder", "decoder", "encoder_revision", "decoder_revision"],
+    ("ModelConfig", "layers"): ["encoder_layers", "decoder_layers"],
 }
 
 

@@ -55,11 +55,11 @@ def tiny_source(tiny_bert: Path) -> Any:
 def new_model(tiny_source: Any, one_thread: None) -> Callable[..., Any]:
     """Warm-start the tiny BERT on both sides: `new_model(share="none", init="both", seed=0, dropout=None)`."""
     from encdec_train.config import Init, Share
-    from encdec_train.modeling.warm_start import build
+    from encdec_train.modeling.warm_start import Changes, build
 
     def make(share: str = "none", init: str = "both", seed: int = 0, dropout: float | None = None) -> Any:
         dropouts = (dropout, dropout)
-        return build(tiny_source, tiny_source, Share(share), Init(init), seed=seed, dropouts=dropouts).model
+        return build(tiny_source, tiny_source, Share(share), Init(init), seed=seed, changes=Changes(dropouts)).model
 
     return make
 

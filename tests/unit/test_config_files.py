@@ -10,7 +10,7 @@ from encdec_train.compose import CONFIGS, compose, conf_dir, valid_keys
 from encdec_train.config import TrackerName, TrainConfig, to_dict
 
 FILES = sorted(path.relative_to(conf_dir()).as_posix() for path in conf_dir().rglob("*.y*ml"))
-NUM_FILES = 25
+NUM_FILES = 32
 NEEDED = {
     "compare": ["a=x", "b=y"],
     "evaluate": ["checkpoint=x"],
@@ -94,6 +94,7 @@ def spelled(argument: ast.expr) -> list[str]:
 PROPERTIES = {  # of the config: what each of them hands on
     "limits": {"max_source_tokens", "max_target_tokens"},
     "sources": {"encoder", "decoder", "encoder_revision", "decoder_revision"},
+    "layers": {"encoder_layers", "decoder_layers"},
 }
 
 

@@ -96,7 +96,7 @@ SPOILT: list[tuple[str, Callable[[Path], Any], str]] = [
     ("a list", lambda folder: (folder / "config.json").write_text("[1]"), r"from which config\.json can"),
     ("no type", lambda folder: edit(folder / "config.json", model_type=None), r"Unrecognized model .* `model_type`"),
     ("mistyped", lambda folder: edit(folder / "config.json", hidden_size="x"), r"'hidden_size': .* int, got str"),
-    ("another type", lambda folder: edit(folder / "config.json", model_type="gpt2"), r"of type bert, got 'gpt2'"),
+    ("another type", lambda folder: edit(folder / "config.json", model_type="t5"), r"an encoder .* got 't5'; .* pair"),
     ("own code", lambda folder: edit(folder / "config.json", auto_map={"AutoModel": "m.M"}), r"auto_map.*run code"),
     ("no weights", without_weights, r"a folder with model\.safetensors, got '.*'; there are no weights in it"),
     ("pickle", pickled, r"pytorch_model\.bin is a pickle.*Load it once .* as safetensors\.$"),

@@ -11,8 +11,9 @@ from encdec_train.batch import MicroBatch
 from encdec_train.config import Init, Share
 from encdec_train.errors import ModelError
 from encdec_train.modeling.checkpoints import find
+from encdec_train.modeling.families import base_model
 from encdec_train.modeling.loss import loss_sum
-from encdec_train.modeling.sharing import base_model, separate_state, share
+from encdec_train.modeling.sharing import separate_state, share
 from encdec_train.modeling.warm_start import build
 
 

@@ -12,7 +12,7 @@ from transformers import EncoderDecoderModel
 from encdec_train.config import Init, Share
 from encdec_train.errors import ModelError
 from encdec_train.modeling.checkpoints import find
-from encdec_train.modeling.warm_start import _check_attention, build, describe, warm_start
+from encdec_train.modeling.warm_start import Changes, _check_attention, build, describe, warm_start
 
 # hidden 32, feed-forward 64, 2 layers, vocabulary 32, 64 positions, 2 token types
 EMBEDDINGS = (32 + 64 + 2) * 32 + 2 * 32
@@ -107,13 +107,13 @@ def test_dropout_is_the_checkpoints_or_what_is_asked_for(start: Callable[..., An
         return {module.p for module in model.modules() if isinstance(module, torch.nn.Dropout)}
 
     assert rates(start().model) == {0.1}
-    changed = start(dropouts=(0.3, 0.25)).model
+    changed = start(changes=Changes((0.3, 0.25))).model
     assert rates(changed) == {0.3, 0.25}
     assert (changed.config.encoder.hidden_dropout_prob, changed.config.decoder.attention_probs_dropout_prob) == (
         0.3,
         0.25,
     )
-    assert rates(start(dropouts=(0.0, None)).model) == {0.0, 0.1}
+    assert rates(start(changes=Changes((0.0, None))).model) == {0.0, 0.1}
 
 
 @pytest.mark.parametrize("init", ["both", "none"])
@@ -194,5 +194,5 @@ def test_weights_in_other_shapes_than_the_config_says_are_refused(
 def test_another_attention_than_asked_for_is_refused(new_model: Callable[..., Any]) -> None:
     model = new_model()
     model.decoder.config._attn_implementation = "eager"
-    with pytest.raises(ModelError, match=r"model.decoder: expected SDPA attention, got 'eager'"):
+    with pytest.raises(ModelError, match=r"model.decoder: expected sdpa attention, got 'eager'"):
         _check_attention(model)
