@@ -12,10 +12,8 @@ from encdec_train.data.load import Rows
 from encdec_train.decoding.predictions import read_predictions
 from encdec_train.errors import ConfigError, DataError, fault
 from encdec_train.jsonl import parse_object
-from encdec_train.metrics import METRICS, expand
+from encdec_train.metrics import LOWER_IS_BETTER, METRICS, expand
 from encdec_train.metrics.significance import NUM_RESAMPLES, NUM_TRIALS, Tables, paired_tests
-
-LOWER_IS_BETTER = frozenset({"ter", "empty", "repetition"})
 
 
 def compare(config: CompareConfig) -> dict[str, Any]:
@@ -83,7 +81,6 @@ def _joined(file: Path, first: Path, rows: Rows) -> list[str]:
     wrong = {
         "missing": [one for one in rows.ids if one not in place],
         "unknown": [one for one in theirs.ids if one not in known],
-        "doubled": [one for index, one in enumerate(theirs.ids) if place[one] != index],
     }
     if any(wrong.values()):
         reason = "; ".join(f"{len(ids)} {what}, such as {ids[0]!r}" for what, ids in wrong.items() if ids)

@@ -16,6 +16,7 @@ from encdec_train.metrics.rouge import rouge_metric
 from encdec_train.metrics.sari import corpus_sari, sentence_sari
 from encdec_train.metrics.spec import Metric
 
+LOWER_IS_BETTER = frozenset({"ter", "empty", "repetition"})
 GROUPS: dict[str, list[str]] = {"rouge": ["rouge1", "rouge2", "rougeL", "rougeLsum"]}
 
 METRICS: dict[str, Metric] = {

@@ -14,13 +14,12 @@ from encdec_train import console, distributed
 from encdec_train.batch import StepBatch
 from encdec_train.config import TrainerConfig
 from encdec_train.errors import CheckpointError, ClusterError, EncDecError, fault
+from encdec_train.metrics import LOWER_IS_BETTER
 from encdec_train.training import checkpoint as checkpoints
 from encdec_train.training.checkpoint import Checkpoint
 from encdec_train.training.metrics_log import MetricsLog
 from encdec_train.training.module import Seq2SeqModule
 from encdec_train.training.validation import Validator
-
-LOWER_IS_BETTER = {"loss", "ter", "repetition", "empty"}
 
 
 @dataclass
@@ -177,7 +176,7 @@ class EveryStep(pl.Callback):
             return
         found = self._validator(module)
         best = self._config.best_metric
-        self.progress.take(self.step, found.values[best], best in LOWER_IS_BETTER)
+        self.progress.take(self.step, found.values[best], best == "loss" or best in LOWER_IS_BETTER)
         self._log.log(self.step, {f"validation/{name}": value for name, value in found.values.items()})
         values = "  ".join(f"{name} {value:.4g}" for name, value in found.values.items())
         star = "  (best so far)" if self.progress.best_step == self.step else ""

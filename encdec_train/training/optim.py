@@ -79,8 +79,8 @@ def fresh_names(started: WarmStart) -> frozenset[str]:
 
 def averaged_steps(total_steps: int, optim: OptimConfig) -> list[int]:
     """List the steps whose weights are averaged in the end; none where the best validation's are taken."""
-    every = optim.average_every_steps
-    return list(range(total_steps, 0, -every))[: optim.average_last][::-1] if every else []
+    last, every = optim.average_last, optim.average_every_steps
+    return list(range(total_steps, 0, -every))[:last][::-1] if every else []
 
 
 def freeze(model: nn.Module, patterns: Sequence[str]) -> None:

@@ -45,9 +45,10 @@ def test_two_ranks_make_the_run_of_one(launcher: Sequence[str], here: Path, trai
     assert again.stderr.startswith("out/two is finished; nothing to do."), again.stderr
 
 
-def test_a_fault_that_two_ranks_share_is_said_by_both(here: Path, shared: ModuleType) -> None:
+def test_a_fault_that_two_ranks_share_is_said_by_one_or_both(here: Path, shared: ModuleType) -> None:
     done = start(TORCHRUN, *shared.BASE, "task.train_file=missing.jsonl", *TWO)
     assert done.returncode != 0
     messages = [line for line in done.stderr.splitlines() if "task.train_file" in line and "missing.jsonl" in line]
-    assert {line.partition("encdec train: ")[0] for line in messages} == {"", "rank 1: "}
+    prefixes = {line.partition("encdec train: ")[0] for line in messages}
+    assert set() < prefixes <= {"", "rank 1: "}  # torchrun ends the other one when the first has failed
     assert not (here / "out").exists()

@@ -5,6 +5,7 @@ import io
 import json
 import sys
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -28,11 +29,12 @@ def test_score_prints_what_the_run_says(finished: Path, encdec: Encdec) -> None:
 
 
 def test_every_score_can_be_made_again_from_the_prediction_file(finished: Path, encdec: Encdec) -> None:
-    metrics = f"task.metrics=[{','.join(METRICS)}]"
+    names = [name for name in METRICS if name != "sacrebleu_ja" or find_spec("MeCab")]
+    metrics = f"task.metrics=[{','.join(names)}]"
     data = ("task=files", "task.test_file=test.jsonl", "run.output_dir=out", "run.name=all")
     assert encdec("evaluate", "checkpoint=out/run", *data, metrics).status == 0
     made = load("out/all/metrics.json")["test"]
-    assert list(made) == list(METRICS)
+    assert list(made) == names
     done = encdec("score", "predictions=out/all/predictions/test.jsonl", metrics)
     assert (done.status, json.loads(done.out)) == (0, made)
 
@@ -61,7 +63,7 @@ def test_a_name_that_is_no_folder_is_looked_for_on_the_hub(finished: Path, encde
     done = encdec("evaluate", "checkpoint=somebody/bert2bert", "task=files", "task.test_file=test.jsonl")
     assert (done.status, done.out) == (2, "")
     assert done.err.startswith(
-        "encdec evaluate: checkpoint: expected a run folder, an export folder or a Hub id, got 's"
+        "encdec evaluate: checkpoint: expected a folder, or a Hub id that can be reached or is cached, got 's"
     )
     assert not (finished / "outputs").exists()
 

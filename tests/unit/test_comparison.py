@@ -1,5 +1,6 @@
 import json
 from collections.abc import Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -137,6 +138,8 @@ def test_which_metrics_are_better_lower() -> None:
     references, sources = [["one two three"], ["four five six seven"]], ["x y z x", "u v w u v"]
     perfect, poor = [texts[0] for texts in references], ["", "q q q q q"]
     for name, metric in METRICS.items():
+        if name == "sacrebleu_ja" and not find_spec("MeCab"):
+            continue
         tables = [metric.statistics(texts, references, sources) for texts in (perfect, poor)]
         ours, theirs = (metric.value(table.sum(axis=0)) for table in tables)
         assert (name in LOWER_IS_BETTER) == (ours < theirs), name
@@ -174,7 +177,8 @@ MISTAKES = {
     "unknown": (lambda rows: [*rows, {**rows[0], "id": "new"}], "once; 1 unknown, such as 'new'."),
     "another": (lambda rows: [{**row, "id": f"x{row['id']}"} for row in rows],
                 "once; 5 missing, such as 'row0'; 5 unknown, such as 'xrow0'."),
-    "doubled": (lambda rows: [*rows, rows[1]], "once; 1 doubled, such as 'row1'."),
+    "doubled": (lambda rows: [*rows, rows[1]],
+                "other.jsonl:line 6:id: expected an id of its own, got 'row1'; other.jsonl:line 2 has the same."),
     "reference": (lambda rows: [*rows[:4], {**rows[4], "references": ["she ran"]}],
                   "other.jsonl:id 'row4': expected references and source of good/predictions/test.jsonl, "
                   "[['she sat'], 'she sat'], got [['she ran'], 'she sat']."),
@@ -196,9 +200,7 @@ def test_files_of_other_examples_are_refused(name: str, place: Path) -> None:
 
 def test_the_first_file_is_looked_at_too(place: Path) -> None:
     write(Path("other.jsonl"), [*rows_of(BAD), rows_of(BAD)[1]])
-    with pytest.raises(
-        DataError, match=r"^other.jsonl:id: expected each id of other.jsonl once; 1 doubled, such as 'r"
-    ):
+    with pytest.raises(DataError, match=r"^other.jsonl:line 6:id: expected an id of its own, got 'row"):
         compared("a=other.jsonl", "b=good")
 
 

@@ -33,7 +33,8 @@ def test_a_process_alone_is_rank_0_of_1(no_launcher: pytest.MonkeyPatch) -> None
     ("environment", "expected"),
     [
         ({"LOCAL_RANK": "1"}, 1),
-        ({"SLURM_PROCID": "5", "LOCAL_RANK": "1"}, 5),
+        ({"SLURM_PROCID": "5"}, 5),
+        ({"SLURM_PROCID": "5", "LOCAL_RANK": "1"}, 1),
         ({"RANK": "6", "SLURM_PROCID": "5", "LOCAL_RANK": "1"}, 6),
     ],
 )
