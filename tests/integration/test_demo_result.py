@@ -42,20 +42,20 @@ def exact(split: dict[str, Any]) -> float:
 
 
 def test_the_demo_learns(scores: dict[str, Any]) -> None:
-    # Three seeds gave 92.7 to 93.3 (docs/results/demo.md).
-    assert exact(scores["test"]) >= 85
+    # A floor that a broken demo does not reach, below the spread over seeds and threads (docs/results/demo.md).
+    assert exact(scores["test"]) >= 80
 
 
 def test_the_warm_start_wins(scores: dict[str, Any]) -> None:
-    # By 36 to 41 on the test split and 5 to 7 on unseen words, over three seeds.
+    # By 33 and more on the test split and by 5 and more on unseen words, over three seeds.
     random = scores["baselines"]["random"]
     assert exact(scores["test"]) > exact(random["test"]) + 20
     assert exact(scores["test_unseen_words"]) > exact(random["test_unseen_words"])
 
 
 def test_the_warm_start_learns_sooner(run: Path) -> None:
-    # Half-way: 84 to 85.5 against 0 to 0.5.
-    warm, random = (validation_at(path / "metrics.jsonl", 200) for path in (run, run / "baseline_random"))
+    # Half-way: 83 to 85 against 0 to 0.5.
+    warm, random = (validation_at(path / "metrics.jsonl", 175) for path in (run, run / "baseline_random"))
     assert warm > random + 50
 
 
