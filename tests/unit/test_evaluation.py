@@ -62,7 +62,7 @@ def test_copying_is_scored_as_if_it_were_the_output() -> None:
         ('He said "no." Then (so it went.) 3.5 left! Gone.', ['He said "no."', "Then (so it went.)", "3.5 left!"]),
         ("Mr. Smith ran. Off", ["Mr.", "Smith ran.", "Off"]),
         ("  no end at all  ", ["no end at all  "]),
-        ("Ein Satz… noch einer?! Ende", ["Ein Satz… noch einer?!", "Ende"]),
+        ("Ein Satz… noch einer?! Schluss", ["Ein Satz… noch einer?!", "Schluss"]),
     ],
 )
 def test_the_leading_sentences(text: str, lines: list[str]) -> None:
