@@ -143,6 +143,39 @@ def on_ctrl_c_twice(step: int) -> None:
     _signalled_within(step, signal.SIGINT, 2)
 
 
+def on_sigterm_to_the_group(step: int) -> None:
+    """As a scheduler or `kill -- -group` sends it: the loader's workers get it too."""
+    import multiprocessing
+
+    def act(*_: Any, **__: Any) -> None:
+        if Clock.step == step and not told:
+            told.append(step)
+            for process in multiprocessing.active_children():
+                os.kill(process.pid or 0, signal.SIGTERM)
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    from encdec_train.training import module
+
+    told: list[int] = []
+    before(module, "loss_sum", act)
+
+
+def on_sigterm_at_the_start(_step: int) -> None:
+    from encdec_train.training.callbacks import EveryStep
+
+    before(EveryStep, "on_train_start", lambda *_: os.kill(os.getpid(), signal.SIGTERM))
+
+
+def on_sigterm_in_validation(step: int) -> None:
+    from encdec_train.training import validation
+
+    def act(*_: Any, **__: Any) -> None:
+        if Clock.step == step:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    before(validation, "predict", act)
+
+
 def _signalled_within(step: int, number: int, times: int) -> None:
     """Signal this process alone, while a step computes its loss."""
     from encdec_train.training import module

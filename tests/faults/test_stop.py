@@ -73,3 +73,40 @@ def test_a_second_ctrl_c_does_not_wait_for_the_step(new_run: Callable[..., Any])
     assert end.statuses == [130], end.err[0]
     assert "stopped by Ctrl-C; the same command goes on from the last checkpoint" in end.err[0]
     assert steps(run)[-1] == "step_00000006"
+
+
+@pytest.mark.parametrize(
+    ("signalled", "step", "last", "overrides"),
+    [
+        ("sigterm_at_the_start", 0, 1, ()),
+        ("sigterm_in_validation", 8, 8, ()),
+        ("sigterm", 8, 8, ()),  # its validation waits for the next start
+        ("sigterm_to_the_group", 7, 7, ("data.num_workers=2",)),
+    ],
+)
+@pytest.mark.parametrize(("ranks", "told"), [(1, [0]), (2, [1])])
+def test_whenever_the_signal_comes_nothing_is_lost(
+    signalled: str,
+    step: int,
+    last: int,
+    overrides: tuple[str, ...],
+    ranks: int,
+    told: list[int],
+    new_run: Callable[..., Any],
+    undisturbed: Callable[[int], Any],
+) -> None:
+    expected, run = undisturbed(ranks), new_run(*RUN, *overrides)
+    end = run.start(ranks, signalled, step, told)
+    assert end.statuses == [143] * ranks, "\n".join(end.err)
+    assert f"encdec train: stopped after step {last} by SIGTERM" in end.err[0]
+    assert steps(run)[-1] == f"step_{last:08d}"
+    run.finish(ranks)
+    ours, theirs = tensors(run.path), tensors(expected.path)
+    assert [key for key in theirs if key.startswith("export") and ours[key] != theirs[key]] == []
+    assert read(run.path / "metrics.jsonl") == read(expected.path / "metrics.jsonl")
+
+
+def test_the_lock_of_a_killed_run_is_free_at_once_though_its_workers_live_on(new_run: Callable[..., Any]) -> None:
+    run = new_run(*RUN, "data.num_workers=2")
+    run.kill(1, "step_end", 7)
+    run.finish(1)
