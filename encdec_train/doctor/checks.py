@@ -184,7 +184,10 @@ def dropout(patient: Patient) -> Finding:
     differ = step.losses[0] != step.losses[1]
     found = f"rates {sorted(rates_read)}, {len(step.asleep)} modules in eval mode, "
     found += f"two training forwards {'differ' if differ else 'are equal'}"
-    wrong = step.asleep or rates_read - rates or differ is not any(rates)
+    unapplied = any(
+        own not in {None, *_rates(half.config, names, None)} for _, half in patient.halves for names, own in kinds
+    )
+    wrong = step.asleep or unapplied or rates_read - rates or differ is not any(rates)
     return Finding.of(wrong, found, f"Call model.train() before training; the rates should be {sorted(rates)}")
 
 
@@ -225,17 +228,16 @@ def gradients(patient: Patient) -> Finding:
 
 def sharing(patient: Patient) -> Finding:
     """The halves have those parameters in common that `model.share` names (known_defects D1)."""
-    groups, encoder, decoder = shared_groups(patient.config.model.share), patient.model.encoder, patient.model.decoder
+    share = patient.config.model.share
+    groups, (encoder, decoder) = shared_groups(share), (half for _, half in patient.halves)
     mine, theirs = ({p.data_ptr() for p in half.parameters()} for half in (encoder, decoder))
-    base = families.base_model(decoder)
-    wanted = {p.data_ptr() for name, p in base.named_parameters() if families.group_of(name) in groups}
+    named = families.base_model(decoder).named_parameters()
+    wanted = {p.data_ptr() for name, p in named if families.group_of(name) in groups}
     if Group.word_embeddings in groups:
         wanted.add(decoder.get_input_embeddings().weight.data_ptr())
-    found = (
-        f"{len(mine & theirs)} tensors in common, {len(wanted)} with model.share={spelled(patient.config.model.share)}"
-    )
+    found = f"{len(mine & theirs)} tensors in common, {len(wanted)} with model.share={spelled(share)}"
     return Finding.of(
-        mine & theirs != wanted, found, "Let the halves hold one parameter; the library's tie does nothing"
+        mine & theirs != wanted, found, "Give both halves one parameter; the library's own tie does nothing"
     )
 
 

@@ -16,6 +16,7 @@ from encdec_train.modeling.loss import loss_sum
 NUM_LAYERS = 2  # of each half are left
 MAX_STEPS, LOW_LOSS = 300, 0.02  # when it ends; nats a token
 WARMUP_STEPS = 10
+MAX_TRAINED = 5_000_000  # elements of a parameter; above are word embeddings
 
 
 def overfit(patient: Patient) -> Finding:
@@ -45,12 +46,11 @@ def _crop(model: EncoderDecoderModel) -> Any:  # noqa: ANN401 - a pair, with att
 def _learn(crop: EncoderDecoderModel, micro: MicroBatch) -> tuple[float, int]:
     """Train until the loss is low, without dropout; return the loss a token and the steps made.
 
-    The word embeddings stay as they are: their gradient and update cost more than all else, and are not needed.
+    Large word embeddings stay as they are: their gradient and update cost more than all else, and are not needed.
     """
     crop.eval()
-    words = {id(half.get_input_embeddings().weight) for half in (crop.encoder, crop.decoder)}
     for p in crop.parameters():
-        p.requires_grad_(id(p) not in words)
+        p.requires_grad_(p.numel() <= MAX_TRAINED)
     trained = [p for p in crop.parameters() if p.requires_grad]
     lr = 0.3 / crop.decoder.config.hidden_size  # 4e-4 at base size; not studied
     optimizer = torch.optim.AdamW(trained, lr=lr, weight_decay=0.0)

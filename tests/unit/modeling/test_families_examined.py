@@ -1,0 +1,24 @@
+"""Every family passes the checks of the doctor: none of them is about BERT."""
+
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+from encdec_train.compose import compose
+from encdec_train.doctor import examine
+from encdec_train.doctor.patient import Status, admit
+
+
+@pytest.mark.parametrize("family", ["roberta", "xlm-roberta", "electra", "bert-generation", "gpt2", "xglm"])
+def test_a_family_is_well(
+    family: str, zoo: Callable[..., Path], shared_conftest: ModuleType, tmp_path: Path, one_thread: None
+) -> None:
+    pairs = shared_conftest.write_pairs(tmp_path / "train.jsonl", range(30))
+    overrides = ["task=files", f"task.train_file={pairs}", f"model.encoder={zoo(family)}", "model.share=none",
+                 f"run.cache_dir={tmp_path}/c", "trainer.accelerator=cpu",
+                 "task.max_source_tokens=20", "task.max_target_tokens=20"]  # fmt: skip
+    findings = examine(admit(compose("train", overrides)))
+    bad = {name: one for name, one in findings.items() if one.status in {Status.fail, Status.not_run}}
+    assert bad == {}
