@@ -3,18 +3,16 @@
 import math
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any
 
 import torch
-import torch.nn.functional as F  # noqa: N812 - the field's name for it
 from torch import nn
 from transformers import PretrainedConfig
 
 from encdec_train.batch import MicroBatch
 from encdec_train.config import Group, Precision, shared_groups, spelled
 from encdec_train.doctor.overfit import overfit
-from encdec_train.doctor.patient import PAST, Finding, Patient, Status
+from encdec_train.doctor.patient import Finding, Patient, Status
 from encdec_train.modeling import families
 
 MANY_CUT, MANY_UNUSED = 0.10, 0.05  # shares from which on there is a warning; not studied
@@ -114,18 +112,16 @@ def vocabulary(patient: Patient) -> Finding:
 
 def start_token(patient: Patient) -> Finding:
     """No padding mask hides the start token, also where it is the pad token (known_defects D10)."""
-    mask_BT = patient.micro.target_mask_BT
-    short = mask_BT.sum(1).tolist() != [len(target) for target in patient.targets]
-    later = _labelled(patient.micro, (torch.arange(mask_BT.shape[1], device=mask_BT.device) > 0).expand_as(mask_BT))
-    before = patient.loss(later)
+    short = patient.micro.target_mask_BT.sum(1).tolist() != [len(target) for target in patient.targets]
+    later = _labelled(patient.few, slice(1, None))
 
     def turn(_: nn.Module, __: object, embedded_BTH: torch.Tensor) -> torch.Tensor:
         return torch.cat([-embedded_BTH[:, :1], embedded_BTH[:, 1:]], dim=1)
 
-    hook = patient.model.decoder.get_input_embeddings().register_forward_hook(turn)
-    after = patient.loss(later)
+    before = patient.loss(**later)
+    hook = patient.exact.decoder.get_input_embeddings().register_forward_hook(turn)
+    seen = not _same(before, patient.loss(**later))
     hook.remove()
-    seen = not _same(before, after)
     same = patient.codec.decoder_start_id == patient.codec.pad_id
     found = f"later positions {'see' if seen else 'do not see'} it; it is {'' if same else 'not '}the pad token"
     found += "; a mask is shorter than its target" if short else ""
@@ -134,19 +130,17 @@ def start_token(patient: Patient) -> Finding:
 
 def target_padding(patient: Patient) -> Finding:
     """What stands in the padding of decoder inputs does not matter."""
-    micro = _padded(patient.micro)
-    ids_BT = torch.where(
-        micro.target_mask_BT, micro.decoder_ids_BT, _others(micro.decoder_ids_BT, patient.model.decoder)
-    )
-    losses = patient.loss(micro), patient.loss(replace(micro, decoder_ids_BT=ids_BT))
+    ids_BT = patient.few.decoder_ids_BT
+    others = torch.where(patient.few.target_mask_BT, ids_BT, _others(ids_BT, patient.model.decoder))
+    losses = patient.loss(), patient.loss(decoder_ids_BT=others)
     return Finding.of(not _same(*losses), _two(losses, "other ids in the padding"), "Pad on the right, in causal order")
 
 
 def encoder_mask(patient: Patient) -> Finding:
     """Neither encoder nor cross-attention reads the padding of sources (known_defects D17)."""
-    micro = _padded(patient.micro)
-    ids_BS = torch.where(micro.source_mask_BS, micro.source_ids_BS, _others(micro.source_ids_BS, patient.model.encoder))
-    losses = patient.loss(micro), patient.loss(replace(micro, source_ids_BS=ids_BS))
+    ids_BS = patient.few.source_ids_BS
+    others = torch.where(patient.few.source_mask_BS, ids_BS, _others(ids_BS, patient.model.encoder))
+    losses = patient.loss(), patient.loss(source_ids_BS=others)
     long = patient.micro.source_mask_BS.sum(1).tolist() != [len(source) for source in patient.sources]
     found = _two(losses, "other ids in the padding") + ("; a mask is not as long as its source" if long else "")
     return Finding.of(long or not _same(*losses), found, "Give encoder and cross-attention the mask of the lengths")
@@ -154,20 +148,16 @@ def encoder_mask(patient: Patient) -> Finding:
 
 def causality(patient: Patient) -> Finding:
     """A position does not see those after it."""
-    micro = patient.micro
-    half = (torch.arange(micro.decoder_ids_BT.shape[1]) < (micro.decoder_ids_BT.shape[1] + 1) // 2).to(
-        patient.model.device
-    )
-    ids_BT = torch.where(half, micro.decoder_ids_BT, _others(micro.decoder_ids_BT, patient.model.decoder))
-    early = _labelled(micro, half.expand_as(micro.target_mask_BT))
-    losses = patient.loss(early), patient.loss(replace(early, decoder_ids_BT=ids_BT))
+    ids_BT, first = patient.few.decoder_ids_BT, _labelled(patient.few, slice(2))
+    later = torch.cat([ids_BT[:, :2], _others(ids_BT[:, 2:], patient.model.decoder)], dim=1)
+    losses = patient.loss(**first), patient.loss(**{**first, "decoder_ids_BT": later})
     return Finding.of(not _same(*losses), _two(losses, "other ids later on"), "Set is_decoder on the decoder's config")
 
 
 def cross_attention(patient: Patient) -> Finding:
     """The source matters, and the encoder learns from the loss."""
-    ids_BS = _others(patient.micro.source_ids_BS, patient.model.encoder)
-    losses = patient.loss(patient.micro), patient.loss(replace(patient.micro, source_ids_BS=ids_BS))
+    others = _others(patient.few.source_ids_BS, patient.model.encoder)
+    losses = patient.loss(), patient.loss(source_ids_BS=others)
     norms = [norm for name, norm in patient.step.gradients.items() if name.startswith("encoder.")]
     norm = math.hypot(*(one or 0.0 for one in norms))
     found = f"{_two(losses, 'another source')}; gradient norm of the encoder {norm:.3g}"
@@ -241,29 +231,24 @@ def sharing(patient: Patient) -> Finding:
     )
 
 
-def _padded(micro: MicroBatch) -> MicroBatch:
-    """Add columns of padding, so that there is some in every row."""
-    wider = {name: F.pad(value, (0, PAST)) for name, value in vars(micro).items() if value.ndim > 1}
-    return replace(micro, **wider)
-
-
 def _others(ids: torch.Tensor, half: Any) -> torch.Tensor:  # noqa: ANN401 - a half of the pair
     """Return another id of the vocabulary at every position."""
     return (ids + 1).remainder(int(half.get_input_embeddings().weight.shape[0]))
 
 
-def _labelled(micro: MicroBatch, where_BT: torch.Tensor) -> MicroBatch:
+def _labelled(micro: MicroBatch, where: slice) -> dict[str, torch.Tensor]:
     """Keep the labels of some positions only."""
-    kept_BT = micro.target_mask_BT & where_BT
-    return replace(micro, target_mask_BT=kept_BT, labels_N=micro.labels_N[kept_BT[micro.target_mask_BT]])
+    kept_BT = torch.zeros_like(micro.target_mask_BT)
+    kept_BT[:, where] = micro.target_mask_BT[:, where]
+    return {"target_mask_BT": kept_BT, "labels_N": micro.labels_N[kept_BT[micro.target_mask_BT]]}
 
 
 def _same(left: float, right: float) -> bool:
-    return math.isclose(left, right, rel_tol=1e-6)  # float32: what changes nothing changes at most its last bit
+    return math.isclose(left, right, rel_tol=1e-12)
 
 
 def _two(losses: tuple[float, float], what: str) -> str:
-    return f"loss {losses[0]:.6g}, with {what} {losses[1]:.6g}"
+    return f"loss {losses[0]:.12g}, with {what} {losses[1]:.12g}"
 
 
 def _rates(config: PretrainedConfig, names: tuple[str, ...], own: float | None) -> set[float]:

@@ -1,19 +1,14 @@
 """The test that needs no name for a fault: a small part of the model has to learn a few examples by heart."""
 
-import copy
-from typing import Any
-
 import torch
-from torch import nn
 from transformers import EncoderDecoderModel
 
 from encdec_train.batch import MicroBatch
 from encdec_train.decoding.search import SearchSettings, decode
-from encdec_train.doctor.patient import MAX_TOKENS, NUM_EXAMPLES, PAST, Finding, Patient
+from encdec_train.doctor.patient import MAX_TOKENS, NUM_EXAMPLES, PAST, Finding, Patient, cropped
 from encdec_train.modeling import families
 from encdec_train.modeling.loss import loss_sum
 
-NUM_LAYERS = 2  # of each half are left
 MAX_STEPS, LOW_LOSS = 300, 0.02  # when it ends; nats a token
 WARMUP_STEPS = 10
 MAX_TRAINED = 5_000_000  # elements of a parameter; above are word embeddings
@@ -21,7 +16,7 @@ MAX_TRAINED = 5_000_000  # elements of a parameter; above are word embeddings
 
 def overfit(patient: Patient) -> Finding:
     """A crop of the model learns a few examples by heart and the run's greedy search generates them back."""
-    crop = _crop(patient.model)
+    crop = cropped(patient.model)
     loss, steps = _learn(crop, patient.micro)
     longest = min(max(map(len, patient.targets)) + PAST, families.max_positions(crop.decoder.config) or MAX_TOKENS)
     outputs = decode(crop, patient.sources, SearchSettings(1, 1.0, longest, 0, NUM_EXAMPLES * 2 * MAX_TOKENS))
@@ -29,18 +24,6 @@ def overfit(patient: Patient) -> Finding:
     found = f"{exact} of {len(outputs)} examples generated back exactly after {steps} steps, loss {loss:.3f}"
     remedy = "Training and search do not agree, or the model cannot learn: compare data.collate with decoding.search"
     return Finding.of(exact < len(outputs), found, remedy)
-
-
-def _crop(model: EncoderDecoderModel) -> Any:  # noqa: ANN401 - a pair, with attributes the library does not declare
-    """Copy the model with its first layers only; what is shared stays shared, and the others are never copied."""
-    memo: dict[int, Any] = {}
-    for half in (model.encoder, model.decoder):
-        layers = families.layers(half)[1]
-        memo[id(layers)] = nn.ModuleList(copy.deepcopy(layer, memo) for layer in layers[:NUM_LAYERS])
-    crop = copy.deepcopy(model, memo)
-    for half in (crop.encoder, crop.decoder):
-        half.config.num_hidden_layers = min(NUM_LAYERS, half.config.num_hidden_layers)
-    return crop
 
 
 def _learn(crop: EncoderDecoderModel, micro: MicroBatch) -> tuple[float, int]:

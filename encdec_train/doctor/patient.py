@@ -1,5 +1,6 @@
 """What is examined, and one training step of it read back."""
 
+import copy
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -9,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.nn.functional as F  # noqa: N812 - the field's name for it
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import EncoderDecoderModel
@@ -29,6 +31,8 @@ from encdec_train.training.optim import freeze
 NUM_READ = 1000  # pairs of the training split that are looked at
 NUM_EXAMPLES = 16  # of them, the shortest, go through the model
 MAX_TOKENS = 32  # of a source or target; what is longer is cut
+NUM_LAYERS = 2  # of each half are left in a crop
+NUM_FEW = 4  # examples for what is computed in float64
 PAST = 2  # columns of padding that a check adds
 
 
@@ -85,15 +89,29 @@ class Patient:
         """Both halves with their names."""
         return ("encoder", self.model.encoder), ("decoder", self.model.decoder)
 
-    def loss(self, micro: MicroBatch) -> float:
-        """Return the loss sum without dropout, in float32; every module's mode is restored."""
-        modes = [(module, module.training) for module in self.model.modules()]
-        self.model.eval()
-        with torch.no_grad():
-            found = float(loss_sum(self.model, micro))
-        for module, mode in modes:
-            module.training = mode
-        return found
+    @cached_property
+    def exact(self) -> Any:  # noqa: ANN401 - a pair, with attributes the library does not declare
+        """The first layers without dropout in float64, where what changes nothing changes no digit of a loss."""
+        return cropped(self.model).double().eval()
+
+    @cached_property
+    def few(self) -> MicroBatch:
+        """The first examples, each with padding."""
+        source_ids_BS, source_mask_BS, decoder_ids_BT, target_mask_BT = (
+            F.pad(value[:NUM_FEW], (0, PAST)) for value in vars(self.micro).values() if value.ndim > 1
+        )
+        labels_N = self.micro.labels_N[: int(target_mask_BT.sum())]
+        return MicroBatch(source_ids_BS, source_mask_BS, decoder_ids_BT, target_mask_BT, labels_N)
+
+    @torch.no_grad()
+    def loss(self, **changes: torch.Tensor) -> float:
+        """Return the loss sum of `few` with some of its tensors changed."""
+        default = torch.get_default_dtype()
+        torch.set_default_dtype(torch.float64)  # XGLM's attention makes a tensor of its own
+        try:
+            return float(loss_sum(self.exact, replace(self.few, **changes)))
+        finally:
+            torch.set_default_dtype(default)
 
     @cached_property
     def step(self) -> Step:
@@ -117,6 +135,18 @@ class Patient:
         if operators.calls["_safe_softmax"]:  # of SDPA alone, where no fused kernel takes the case, as dropout on a CPU
             kernels["math"] = operators.calls["_safe_softmax"]
         return Step((first.item(), second.item()), asleep, gradients, computed, kernels)
+
+
+def cropped(model: EncoderDecoderModel) -> Any:  # noqa: ANN401 - a pair, with attributes the library does not declare
+    """Copy the model with its first layers only; what is shared stays shared, and the others are never copied."""
+    memo: dict[int, Any] = {}
+    for half in (model.encoder, model.decoder):
+        layers = families.layers(half)[1]
+        memo[id(layers)] = nn.ModuleList(copy.deepcopy(layer, memo) for layer in layers[:NUM_LAYERS])
+    crop = copy.deepcopy(model, memo)
+    for half in (crop.encoder, crop.decoder):
+        half.config.num_hidden_layers = min(NUM_LAYERS, half.config.num_hidden_layers)
+    return crop
 
 
 class _Operators(TorchDispatchMode):
