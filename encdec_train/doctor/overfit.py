@@ -23,7 +23,7 @@ def overfit(patient: Patient) -> Finding:
     longest = min(max(map(len, patient.targets)) + PAST, families.max_positions(crop.decoder.config) or MAX_TOKENS)
     search = SearchSettings(1, 1.0, longest, 0, NUM_EXAMPLES * 2 * MAX_TOKENS)
     wanted = [[int(token) for token in row[:-1]] for row in patient.targets]
-    for loss, steps in _learn(crop, patient.micro):
+    for loss, steps in _learn(crop, patient.micro):  # noqa: B007 - both are told below
         outputs = decode(crop, patient.sources, search)
         exact = sum(out == row for out, row in zip(outputs, wanted, strict=True))
         if exact == len(wanted) or loss * len(patient.micro.labels_N) < math.log(2):
