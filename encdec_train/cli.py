@@ -21,6 +21,7 @@ encdec <verb> [key=value ...]
 
   encdec train                      the demo: pretrain, warm-start, fine-tune, decode, score, export
   encdec train task=files task.train_file=... model=bert2bert model.encoder=...
+  encdec doctor [train's overrides] what train would start with, examined by named checks
   encdec evaluate checkpoint=...    decode a split with a finished model and score it
   encdec score predictions=...      score a prediction file; prints JSON
   encdec compare a=... b=...        paired tests of two runs, and the examples that changed most; prints JSON
@@ -36,7 +37,7 @@ encdec <verb> [key=value ...]
   --help, --version
 """
 FULL_OR_FORBIDDEN = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO}
-VERBS = ("train", "evaluate", "score", "compare", "generate", "info")
+VERBS = ("train", "doctor", "evaluate", "score", "compare", "generate", "info")
 
 
 class _Arguments:
@@ -110,7 +111,7 @@ def _dispatch(verb: str, rest: Sequence[str]) -> int:
     from encdec_train import compose
     from encdec_train.config import to_yaml
 
-    config = compose.compose(verb, arguments.overrides, arguments.config_dir)
+    config = compose.compose("train" if verb == "doctor" else verb, arguments.overrides, arguments.config_dir)
     if arguments.show_config:
         console.out(to_yaml(config).rstrip())
         return 0
@@ -124,6 +125,10 @@ def _run(verb: str, config: Any) -> None:  # noqa: ANN401 - by verb
         from encdec_train.run import train
 
         train(config)
+    elif verb == "doctor":
+        from encdec_train.doctor import doctor
+
+        doctor(config)
     elif verb == "generate":
         from encdec_train.api import generate_stream
 

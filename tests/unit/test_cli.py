@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 import encdec_train
-from encdec_train import api, cli, comparison, evaluation, run
+from encdec_train import api, cli, comparison, doctor, evaluation, run
 from encdec_train.cli import main
 from encdec_train.compose import compose
 from encdec_train.config import CompareConfig, EvaluateConfig, GenerateConfig, ScoreConfig, TrainConfig, to_dict
@@ -28,6 +28,7 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, Any]]:
         monkeypatch.setattr(module, name, lambda config: found.append((name, config)) or answer)
 
     replace(run, "train")
+    replace(doctor, "doctor")
     replace(evaluation, "evaluate")
     replace(evaluation, "score", {"exact_match": {"value": 1.0}})
     replace(comparison, "compare", {"exact_match": {"value": 1.0}})
@@ -65,6 +66,7 @@ def test_version(capsys: Capture) -> None:
     ("arguments", "name", "kind"),
     [
         (["train"], "train", TrainConfig),
+        (["doctor", "seed=3"], "doctor", TrainConfig),
         (["evaluate", "checkpoint=x"], "evaluate", EvaluateConfig),
         (["score", "predictions=x"], "score", ScoreConfig),
         (["compare", "a=x", "b=[y,z]"], "compare", CompareConfig),
@@ -77,7 +79,8 @@ def test_a_verb_gets_its_config(
     assert main(arguments) == 0
     ((called, config),) = calls
     assert (called, type(config)) == (name, kind)
-    assert to_dict(config) == to_dict(compose(arguments[0], arguments[1:]))
+    verb = "train" if name == "doctor" else arguments[0]  # the same keys and values
+    assert to_dict(config) == to_dict(compose(verb, arguments[1:]))
     printed = '{\n "exact_match": {\n  "value": 1.0\n }\n}\n' if name in {"score", "compare"} else ""
     assert capsys.readouterr().out == printed
 
@@ -97,9 +100,10 @@ def test_cfg_prints_what_would_run(arguments: list[str], calls: list[tuple[str, 
 
 
 WRONG = [
-    (["trian"], "encdec trian: verb: expected one of train, evaluate, score, compare, generate, info, got 'trian'. "
-     "Did you mean train."),
-    (["--cfg"], "encdec --cfg: verb: expected one of train, evaluate, score, compare, generate, info, got '--cfg'."),
+    (["trian"], "encdec trian: verb: expected one of train, doctor, evaluate, score, compare, generate, info, "
+     "got 'trian'. Did you mean train."),
+    (["--cfg"], "encdec --cfg: verb: expected one of train, doctor, evaluate, score, compare, generate, info, "
+     "got '--cfg'."),
     (["train", "--cgf"], "encdec train: argument: expected --cfg, --multirun, --config-dir DIR or key=value, "
      "got '--cgf'."),
     (["train", "--config-dir"], "encdec train: --config-dir: expected a folder of YAML files, got ''."),

@@ -1,0 +1,47 @@
+"""The preflight: what `train` would start with is examined before a device is taken."""
+
+import time
+from typing import TYPE_CHECKING
+
+from encdec_train import console
+from encdec_train.config import TrainConfig
+from encdec_train.errors import ModelError
+
+if TYPE_CHECKING:
+    from encdec_train.doctor.patient import Finding, Patient
+
+BLOCKING = {"positions", "vocabulary"}  # where they fail, a forward would only be an index error
+
+
+def doctor(config: TrainConfig) -> None:
+    """Print a table of the checks.
+
+    Raises:
+        EncDecError: When a check fails, or a run could not even be loaded.
+    """
+    from encdec_train.doctor.patient import Status, admit
+
+    began = time.monotonic()
+    patient = admit(config)
+    admitted = time.monotonic()
+    findings = examine(patient)
+    rows = [[name, one.status.value, one.found, one.remedy] for name, one in findings.items()]
+    console.out(console.table(rows, ["check", "", "found", "remedy"]))
+    took = time.monotonic()
+    console.say(f"{took - began:.0f} s, of which {took - admitted:.0f} s for the checks")
+    if failed := [name for name, one in findings.items() if one.status is Status.fail]:
+        raise ModelError(f"{len(failed)} of {len(findings)} checks failed: {', '.join(failed)}.")
+
+
+def examine(patient: "Patient") -> "dict[str, Finding]":
+    """Make every check; the overfit test only where no other fails."""
+    from encdec_train.doctor.checks import CHECKS
+    from encdec_train.doctor.patient import Finding, Status
+
+    findings: dict[str, Finding] = {}
+    for name, check in CHECKS.items():
+        failed = {other for other, finding in findings.items() if finding.status is Status.fail}
+        blocked = failed if name == "overfit" else failed & BLOCKING
+        why = f"first: {', '.join(sorted(blocked))}"
+        findings[name] = Finding(Status.not_run, why) if blocked else check(patient)
+    return findings
