@@ -91,7 +91,8 @@ def why_unreachable(url: str) -> str:
     thread = threading.Thread(target=lambda: answers.append(_why_no_answer(url)), daemon=True)
     thread.start()
     thread.join(PREFLIGHT_SECONDS)
-    reason = answers[0] if answers else f"no answer within {PREFLIGHT_SECONDS} s"
+    reason = answers[0] if answers else "timed out"
+    reason = reason.replace("timed out", f"no answer within {PREFLIGHT_SECONDS} s")  # which of the two clocks rang
     return f"{_host(url)} cannot be reached: {reason}" if reason else ""
 
 
