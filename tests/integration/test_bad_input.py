@@ -133,7 +133,7 @@ CONFIG = [
     Row("no training file", "task.train_file: expected a file of pairs; task=files has nothing to train on.",
         command=["train", "task=files"]),
     Row("missing value", "checkpoint: expected a value, got none. Set checkpoint=….", command=["evaluate"]),
-    Row("unknown verb", "verb: expected one of train, evaluate, score, compare, generate, info, got 'trian'. "
+    Row("unknown verb", "verb: expected one of train, doctor, evaluate, score, compare, generate, info, got 'trian'. "
         "Did you mean train.", command=["trian"]),
     Row("unknown flag", "argument: expected --cfg, --multirun, --config-dir DIR or key=value, got '--max-steps=5'.",
         ["--max-steps=5"]),
