@@ -83,7 +83,7 @@ def newstest2021(data: Path, systems: Sequence[str] | None = None) -> Iterator[F
         for key, expected in published["scores"][system].items():
             kind, column = key.split("-")
             metric = {"bleu": "sacrebleu", "chrf": "chrf"}[kind]
-            yield Figure(f"{system} {key}", expected, value(metric, texts, columns[column]), 1e-6)
+            yield Figure(f"{system} {key}", expected, value(metric, texts, columns[column]), 1e-9)
 
 
 def newstest2017(data: Path, systems: Sequence[str] | None = None) -> Iterator[Figure]:
@@ -96,7 +96,7 @@ def newstest2017(data: Path, systems: Sequence[str] | None = None) -> Iterator[F
         texts, figures = [row["outputs"][system] for row in rows], published[system]
         bleu = value("sacrebleu", texts, references)
         yield Figure(f"{system} mteval-v13a BLEU", figures["mteval_v13a_bleu"], bleu, 0.005)
-        yield Figure(f"{system} sacreBLEU 2.6.0 BLEU", figures["sacrebleu_2_6_0_bleu"], bleu, 1e-6)
+        yield Figure(f"{system} sacreBLEU 2.6.0 BLEU", figures["sacrebleu_2_6_0_bleu"], bleu, 1e-9)
         if figures["chrf"] is not None:
             yield Figure(f"{system} chrF", figures["chrf"], value("chrf", texts, references), 5e-5)
 

@@ -12,6 +12,7 @@ from encdec_train.metrics.spec import Statistics
 NUM_TRIALS, NUM_RESAMPLES = 10_000, 1_000
 _CHUNK_TRIALS = 64  # a multiple of 32, the coins in a word of numpy's generator: chunks toss what one call would
 _TIE = 1e-9  # points: a smaller difference between two scores is rounding
+_DECIMALS = 9  # of a resampled difference
 
 Tables = Mapping[str, Statistics]  # a run's statistics by metric, all `[num_examples, num_statistics]`
 
@@ -59,7 +60,9 @@ def paired_tests(
         values = np.array([METRICS[name].value(total) for total in sums[:, start:end]])
         of_runs, resampled, swapped = np.split(values, [len(runs), len(runs) + len(drawn)])
         of_a, of_b = float(of_runs[: len(a)].mean()), float(of_runs[len(a) :].mean())
-        low, high = np.percentile((weights * resampled.reshape(weights.shape)).sum(axis=1), [2.5, 97.5])
+        # Threads of a matrix product add in another order from column to column, so equal runs differ by 1e-14.
+        differences = (weights * resampled.reshape(weights.shape)).sum(axis=1).round(_DECIMALS)
+        low, high = np.percentile(differences, [2.5, 97.5])
         gaps = np.abs(np.subtract(*np.split(swapped, 2)))
         found[name] = {
             "a": of_a, "b": of_b, "difference": of_a - of_b, "ci95": [float(low), float(high)],
