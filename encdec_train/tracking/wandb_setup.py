@@ -13,6 +13,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 PREFLIGHT_SECONDS = 2.5  # name lookup, connection and answer together
+SILENT = f"no answer within {PREFLIGHT_SECONDS} s"
 _DEFAULT_HOSTS = ("api.forge.coreweave.com", "api.wandb.ai")  # of wandb 0.31 and before
 
 
@@ -91,8 +92,7 @@ def why_unreachable(url: str) -> str:
     thread = threading.Thread(target=lambda: answers.append(_why_no_answer(url)), daemon=True)
     thread.start()
     thread.join(PREFLIGHT_SECONDS)
-    reason = answers[0] if answers else "timed out"
-    reason = reason.replace("timed out", f"no answer within {PREFLIGHT_SECONDS} s")  # which of the two clocks rang
+    reason = answers[0] if answers else SILENT
     return f"{_host(url)} cannot be reached: {reason}" if reason else ""
 
 
@@ -107,4 +107,6 @@ def _why_no_answer(url: str) -> str:
         return str(error) if error.code >= HTTPStatus.INTERNAL_SERVER_ERROR else ""
     except (OSError, ValueError, OverflowError, HTTPException) as error:  # an address or port that cannot be one
         reason = getattr(error, "reason", error)
+        if isinstance(reason, TimeoutError):
+            return SILENT
         return "" if isinstance(reason, ssl.SSLError) else str(reason)  # wandb has certificates of its own

@@ -109,4 +109,7 @@ def test_whenever_the_signal_comes_nothing_is_lost(
 def test_the_lock_of_a_killed_run_is_free_at_once_though_its_workers_live_on(new_run: Callable[..., Any]) -> None:
     run = new_run(*RUN, "data.num_workers=2")
     run.kill(1, "step_end", 7)
-    run.finish(1)
+    end = run.start(1)  # at once: the workers notice after some seconds that they are alone
+    assert end.statuses == [0], end.err[0]
+    assert "going on after step 6 of 12" in end.err[0]
+    assert steps(run)[-1] == "step_00000012"

@@ -42,8 +42,8 @@ def exact(split: dict[str, Any]) -> float:
 
 
 def test_the_demo_learns(scores: dict[str, Any]) -> None:
-    # A floor that a broken demo does not reach, below the spread over seeds and threads (docs/results/demo.md).
-    assert exact(scores["test"]) >= 80
+    # Three seeds gave 87.0 to 93.3, two threads 86.7 (docs/results/demo.md).
+    assert exact(scores["test"]) >= 85
 
 
 def test_the_warm_start_wins(scores: dict[str, Any]) -> None:
