@@ -173,13 +173,12 @@ def fit(run: Run, started: "WarmStart", root: Path, *, quiet: bool = False) -> i
     from encdec_train.training.callbacks import EveryStep, final_weights
     from encdec_train.training.metrics_log import MetricsLog
     from encdec_train.training.module import Seq2SeqModule
-    from encdec_train.training.optim import averaged_steps, freeze, fresh_names
+    from encdec_train.training.optim import averaged_steps, fresh_names
     from encdec_train.training.trainer import fit as fit_lightning
 
     config, session, checkpoints = run.config, run.session, root / "checkpoints"
     data, trainer, split = config.data, config.trainer, session.splits["train"]
     plan, total = run.planned
-    freeze(started.model, config.optim.freeze)
     if trainer.gradient_checkpointing:
         for half in (started.model.encoder, started.model.decoder):
             half.activation_checkpointing_enable({"use_reentrant": False})

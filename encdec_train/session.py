@@ -108,14 +108,20 @@ def open_session(config: TrainConfig, rows: "Mapping[str, Rows]", sources: Mappi
 
 
 def warm_start(config: TrainConfig, session: Session, init: Init) -> "WarmStart":
-    """Build the model and print what was loaded and what is fresh."""
+    """Build the model, print what was loaded and what is fresh, and freeze what the config names.
+
+    Raises:
+        EncDecError: When a checkpoint cannot be used, or `optim.freeze` names nothing.
+    """
     from encdec_train.modeling.warm_start import Changes, build, describe
+    from encdec_train.training.optim import freeze
 
     model = config.model
     changes = Changes((model.dropout, model.attention_dropout), model.init_parts, model.layers)
     started = build(*session.halves, model.share, init, seed=config.seed, changes=changes)
     header, rows = describe(started)
     console.say(console.table(rows, header))
+    freeze(started.model, config.optim.freeze)
     return started
 
 

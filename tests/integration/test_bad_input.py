@@ -215,6 +215,8 @@ CHECKPOINTS = [
         "layers are left.", ["model.encoder_layers=[]"]),
     Row("a layer too many", "model.decoder_layers: expected layers 1..2, got 3; the checkpoint has no more.",
         ["model.decoder_layers=[1-3]"]),
+    Row("nothing to freeze", "optim.freeze: expected names of parameters, got 'nothing.*'; no parameter is called so;",
+        ["optim.freeze=[nothing.*]"]),
     Row("weights of another shape", "model.encoder: expected weights in the shapes of config.json, got 'other'; 35 "
         "differ, such as embeddings.LayerNorm.bias.", OTHER, bert(edited("config.json", "hidden_size", value=48))),
     Row("weights cut off", "model.encoder: expected a checkpoint whose weights load, got 'other'; ", OTHER,
@@ -249,7 +251,7 @@ def test_a_mistake_is_one_clear_message(row: Row, here: Path, encdec: Callable[.
 
 
 def test_the_table_is_long_enough() -> None:
-    assert len({row.name for row in TABLE}) == len(TABLE) == 60
+    assert len({row.name for row in TABLE}) == len(TABLE) == 61
 
 
 def test_a_run_that_exists_is_never_lost(finished: Path, encdec: Callable[..., Any], shared: ModuleType) -> None:
