@@ -288,6 +288,13 @@ class TrackingConfig:
 
 
 @dataclass(kw_only=True)
+class BundleConfig:
+    """What stands for the network."""
+
+    path: str | None  # a folder that `encdec bundle` writes; null: none, and what is missing is downloaded
+
+
+@dataclass(kw_only=True)
 class TrainConfig:
     """Everything `encdec train` reads."""
 
@@ -300,6 +307,7 @@ class TrainConfig:
     trainer: TrainerConfig
     decoding: DecodingConfig
     tracking: TrackingConfig
+    bundle: BundleConfig
 
 
 @dataclass(kw_only=True)
@@ -314,6 +322,7 @@ class EvaluateConfig:
     data: DataConfig
     trainer: TrainerConfig
     decoding: DecodingConfig
+    bundle: BundleConfig
 
 
 @dataclass(kw_only=True)
@@ -327,6 +336,7 @@ class GenerateConfig:
     data: DataConfig
     trainer: TrainerConfig
     decoding: DecodingConfig
+    bundle: BundleConfig
 
 
 @dataclass(kw_only=True)
@@ -338,6 +348,7 @@ class ScoreConfig:
     seed: int = _within(0, 2**32 - 1)  # of the bootstrap
     run: RunConfig
     task: TaskConfig
+    bundle: BundleConfig
 
 
 @dataclass(kw_only=True)
@@ -350,6 +361,14 @@ class CompareConfig:
     num_examples: int = _within(0)  # shown of those that changed most, in each direction
     seed: int = _within(0, 2**32 - 1)
     task: TaskConfig
+    bundle: BundleConfig
+
+
+@dataclass(kw_only=True)
+class VerifyConfig:
+    """Everything `encdec verify` reads."""
+
+    bundle: BundleConfig
 
 
 def to_dict(config: object) -> dict[str, Any]:
@@ -373,7 +392,7 @@ def to_yaml(config: object) -> str:
     return str(yaml.safe_dump(to_dict(config), sort_keys=False, allow_unicode=True))
 
 
-AnyConfig = TrainConfig | EvaluateConfig | GenerateConfig | ScoreConfig | CompareConfig
+AnyConfig = TrainConfig | EvaluateConfig | GenerateConfig | ScoreConfig | CompareConfig | VerifyConfig
 
 
 def leaves(section: object, prefix: str = "") -> Iterator[tuple[str, Any, Mapping[str, Any]]]:
