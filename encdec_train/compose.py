@@ -242,6 +242,8 @@ def _check_overrides(verb: str, parsed: Sequence[Any], config_dir: str | None) -
         if one.is_sweep_override():
             hint = ("several values make several runs", "Add --multirun") if verb == "train" else ("", "Write [a,list]")
             faults.append(fault(key, "one value", text, *hint))
+        elif key == "experiment" and one.is_add() and key in sections:
+            faults.append(fault(key, f"experiment={one.value()}", text, "it has its place among the defaults"))
         elif "_target_" in key.split("."):
             faults.append(fault(key, "values only", None, "a config never names code", "Remove it"))
         elif one.package is None and key in groups and not one.is_delete() and (one.is_add() or key in sections):

@@ -1,7 +1,6 @@
 """The typed configuration: what each key is, its unit and its range.
 
-Values live in `conf/*.yaml`; nothing here has a default. `compose.py` fills these classes,
-`check.py` finds contradictions.
+Values live in `conf/*.yaml`; none has a default here. `compose.py` fills these classes, `check.py` says what clashes.
 """
 
 from collections.abc import Iterator, Mapping
@@ -135,11 +134,8 @@ def layer_numbers(items: list[int | str] | None) -> list[int] | None:
     """
     if items is None:
         return None
-    found: list[int] = []
-    for item in items:
-        first, _, last = str(item).partition("-")
-        found += range(int(first), int(last or first) + 1)
-    return found
+    ends = [str(item).partition("-")[::2] for item in items]
+    return [number for first, last in ends for number in range(int(first), int(last or first) + 1)]
 
 
 def _within(low: float, high: float | None = None, *, below: float | None = None) -> Any:  # noqa: ANN401 - dataclasses.field
@@ -381,8 +377,7 @@ def to_dict(config: object) -> dict[str, Any]:
             return [plain(item) for item in value]
         return value.value if isinstance(value, Enum) else value
 
-    result: dict[str, Any] = plain(config)
-    return result
+    return dict(plain(config))
 
 
 def to_yaml(config: object) -> str:
@@ -397,9 +392,7 @@ AnyConfig = TrainConfig | EvaluateConfig | GenerateConfig | ScoreConfig | Compar
 
 def leaves(section: object, prefix: str = "") -> Iterator[tuple[str, Any, Mapping[str, Any]]]:
     """Yield full key, value and metadata of every leaf of a config or section."""
-    if not is_dataclass(section):
-        return
-    for f in fields(section):
+    for f in fields(section) if is_dataclass(section) else ():
         value = getattr(section, f.name)
         if is_dataclass(value):
             yield from leaves(value, f"{prefix}{f.name}.")

@@ -252,13 +252,17 @@ def _copy_models(model: ModelConfig, sources: "tuple[Source, Source]", built: Pa
     for half, (name, revision), source in zip(HALVES, model.sources, sources, strict=True):
         if source.name not in folders:
             folders[source.name] = f"models/{half}" + (f"@{source.revision}" if source.revision else "")
-            for file in checkpoint_files(Path(source.name)):
-                copy = built / folders[source.name] / file.relative_to(source.name)
-                if file.suffix != ".bin":
-                    copy.parent.mkdir(parents=True, exist_ok=True)
-                    shutil.copyfile(file, copy)
+            _copy_checkpoint(Path(source.name), built / folders[source.name])
         models.append({"name": name, "revision": revision, "folder": folders[source.name]})
     return models
+
+
+def _copy_checkpoint(source: Path, folder: Path) -> None:
+    for file in checkpoint_files(source):
+        if file.suffix != ".bin":
+            copy = folder / file.relative_to(source)
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(file, copy)
 
 
 def _file_of(split: str) -> str:

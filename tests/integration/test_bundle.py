@@ -205,8 +205,10 @@ def test_the_demo_is_bundled_with_its_checkpoint(
     monkeypatch.setattr(session, "with_demo_checkpoint", lambda model, cache: session.replace(
         model, encoder=str(tiny_bert), decoder=str(tiny_bert)
     ))  # fmt: skip
-    small = ("task.num_train_examples=40", "task.num_validation_examples=8", "task.num_test_examples=8",
-             "task.overlong=truncate", "decoding.num_beams=1", "tracking.kind=none", "run.baselines=[]", *SHORT)  # fmt: skip
+    small = (
+        "task.num_train_examples=40", "task.num_validation_examples=8", "task.num_test_examples=8",
+        "task.overlong=truncate", "decoding.num_beams=1", "tracking.kind=none", "run.baselines=[]", *SHORT,
+    )  # fmt: skip
     assert encdec("bundle", *small, "bundle.path=b").status == 0
     assert encdec("train", *small, "run.output_dir=without").status == 0
     monkeypatch.setattr(session, "with_demo_checkpoint", lambda model, cache: pytest.fail("it pretrains again"))
@@ -217,7 +219,7 @@ def test_the_demo_is_bundled_with_its_checkpoint(
 
 
 ASKED = [
-    (["task.train_file=test.jsonl"], "task.train_file: expected train.jsonl, got 'test.jsonl'; b was bundled so."),
+    (["task.train_file=other.jsonl"], "task.train_file: expected train.jsonl, got 'other.jsonl'; b was bundled so."),
     (["task.reverse=true"], "task.reverse: expected False, got 'True'; b was bundled so."),
     (["model.decoder=other"], "model.decoder: expected bert, got 'other'; b was bundled so."),
 ]
@@ -243,7 +245,11 @@ DAMAGE: list[tuple[str, Callable[[Path], object], str]] = [
     ("models/encoder/model.safetensors", edit, r"b/models/encoder/model\.safetensors: .* got '.*'; it was changed\."),
     ("models/encoder/tokenizer.json", lambda path: path.write_text("{}"), r"tokenizer\.json: .* got '2 bytes'\. Copy"),
     ("models/encoder/added_tokens.json", lambda path: path.write_text("{}"), r"expected no such file; the bundle has"),
-    ("BUNDLE.json", lambda path: path.write_text(path.read_text().replace("bert", "bart")), r"BUNDLE\.json was changed"),
+    (
+        "BUNDLE.json",
+        lambda path: path.write_text(path.read_text().replace("bert", "bart")),
+        r"BUNDLE\.json was changed",
+    ),
     ("BUNDLE.json", lambda path: path.write_text("{"), r"BUNDLE\.json was changed\. Copy the bundle again"),
     ("BUNDLE.json", Path.unlink, r"it has no BUNDLE\.json\. Where there is a network: encdec bundle <.*bundle\.path=b"),
     ("config.yaml", lambda path: path.write_text(path.read_text() + "\n# a note\n"), r"b/config\.yaml: expected"),
@@ -267,7 +273,9 @@ def test_a_damaged_bundle_is_one_message(
 def test_a_bundle_that_is_not_there_is_one_message(here: Path, encdec: Command) -> None:
     done = encdec("train", "bundle.path=none", "run.output_dir=out")
     assert done.status == 2
-    assert "bundle.path: expected a bundle as `encdec bundle` wrote it, got 'none'; there is no such folder." in done.err
+    assert (
+        "bundle.path: expected a bundle as `encdec bundle` wrote it, got 'none'; there is no such folder." in done.err
+    )
     assert "encdec bundle <train's keys> bundle.path=none" in done.err
 
 
