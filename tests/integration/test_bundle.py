@@ -12,12 +12,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hub.environment import point_to
+from hub.environment import offline, point_to
 from hub.server import Hub
 from results import load
 
 import encdec_train
-from encdec_train.errors import ConfigError
+from encdec_train.errors import ConfigError, ModelError
+from encdec_train.modeling.hub import fetch
 
 pytest_plugins = ("hub.fixture",)
 
@@ -321,3 +322,14 @@ def test_the_verbs_as_functions(here: Path, run: tuple[str, ...]) -> None:
     (here / "b/data/test.parquet").unlink()
     with pytest.raises(ConfigError, match=r"b/data/test\.parquet: expected .*it is missing"):
         encdec_train.verify("bundle.path=b")
+
+
+def test_offline_without_a_bundle_the_command_fetches_the_pinned_revision(
+    hub: Hub, monkeypatch: pytest.MonkeyPatch, no_sockets: list[str]
+) -> None:
+    offline(monkeypatch)
+    with pytest.raises(
+        ModelError, match=r"lacks it\. Where there is a network, run `hf download a/b --revision v2` into"
+    ):
+        fetch("model.encoder", "a/b", "v2")
+    assert no_sockets == []
