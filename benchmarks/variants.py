@@ -27,7 +27,10 @@ BERT = {"model_type": "bert", "vocab_size": 28_996}
 ROBERTA = {"model_type": "roberta", "vocab_size": 50_265, "max_position_embeddings": 514, "type_vocab_size": 1}
 CHECKPOINTS: dict[str, dict[str, Any]] = {
     "google-bert/bert-base-cased": {**BASE, **BERT},
+    "google-bert/bert-base-uncased": {**BASE, **BERT, "vocab_size": 30_522},
+    "google-bert/bert-base-multilingual-cased": {**BASE, **BERT, "vocab_size": 119_547},
     "google-bert/bert-large-cased": {**LARGE, **BERT},
+    "google-bert/bert-large-uncased": {**LARGE, **BERT, "vocab_size": 30_522},
     "FacebookAI/roberta-base": {**BASE, **ROBERTA},
     "FacebookAI/roberta-large": {**LARGE, **ROBERTA},
     "openai-community/gpt2": {"model_type": "gpt2", "vocab_size": 50_257},

@@ -8,10 +8,32 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from encdec_train.api import compare, evaluate, generate, load, pipeline, score, train, warm_start
+    from encdec_train.api import (
+        bundle,
+        compare,
+        evaluate,
+        generate,
+        load,
+        pipeline,
+        score,
+        train,
+        verify,
+        warm_start,
+    )
 
 __version__ = "0.1.0"
-__all__: Sequence[str] = ("compare", "evaluate", "generate", "load", "pipeline", "score", "train", "warm_start")
+__all__: Sequence[str] = (
+    "bundle",
+    "compare",
+    "evaluate",
+    "generate",
+    "load",
+    "pipeline",
+    "score",
+    "train",
+    "verify",
+    "warm_start",
+)
 
 
 def __getattr__(name: str) -> Any:  # noqa: ANN401 - one of several functions

@@ -47,6 +47,20 @@ def compare(*overrides: str) -> dict[str, Any]:
     return comparison.compare(compose("compare", overrides))
 
 
+def bundle(*overrides: str) -> Path:
+    """Collect what a run reads, as `encdec bundle` does; returns the folder, `bundle.path`."""
+    from encdec_train import session
+
+    return session.make_bundle(compose("bundle", overrides))
+
+
+def verify(*overrides: str) -> None:
+    """Compare every file of a bundle with its SHA-256, as `encdec verify` does."""
+    from encdec_train.cluster import bundle as bundles
+
+    bundles.say_verified(compose("verify", overrides))
+
+
 def generate(texts: Iterable[str], checkpoint: str, *overrides: str) -> Iterator[str]:
     """Yield an output for each text, in order.
 

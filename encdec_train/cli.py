@@ -26,6 +26,9 @@ encdec <verb> [key=value ...]
   encdec score predictions=...      score a prediction file; prints JSON
   encdec compare a=... b=...        paired tests of two runs, and the examples that changed most; prints JSON
   encdec generate checkpoint=...    a line in, a line out (input=- output=-)
+  encdec bundle [train's overrides] bundle.path=...
+                                    collect what train would read; then bundle.path=... works without network
+  encdec verify bundle.path=...     compare every file of a bundle with its SHA-256
   encdec info                       versions and devices
 
   A value with spaces or other characters is quoted for Hydra, and all of it for the shell:
@@ -37,7 +40,7 @@ encdec <verb> [key=value ...]
   --help, --version
 """
 FULL_OR_FORBIDDEN = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO}
-VERBS = ("train", "doctor", "evaluate", "score", "compare", "generate", "info")
+VERBS = ("train", "doctor", "evaluate", "score", "compare", "generate", "bundle", "verify", "info")
 
 
 class _Arguments:
@@ -137,6 +140,14 @@ def _run(verb: str, config: Any) -> None:  # noqa: ANN401 - by verb
         from encdec_train.evaluation import evaluate
 
         evaluate(config)
+    elif verb == "bundle":
+        from encdec_train.session import make_bundle
+
+        make_bundle(config)
+    elif verb == "verify":
+        from encdec_train.cluster.bundle import say_verified
+
+        say_verified(config)
     elif verb == "compare":
         from encdec_train.comparison import compare
 

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from encdec_train import console
+from encdec_train.cluster import bundle
 from encdec_train.config import CompareConfig
 from encdec_train.data.load import Rows
 from encdec_train.decoding.predictions import read_predictions
@@ -27,6 +28,7 @@ def compare(config: CompareConfig) -> dict[str, Any]:
         ConfigError: No such run or metric.
         DataError: A file cannot be read, or does not hold the examples of the others.
     """
+    bundle.opened(config)  # nothing of it is read here; where it is damaged, every verb says so
     a, b = _files("a", config.a, config.split), _files("b", config.b, config.split)
     first, *others = [*a.values(), *b.values()]
     names = expand(config.task.metrics or _common_metrics([first, *others], config.split))

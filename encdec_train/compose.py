@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from encdec_train.check import check, check_ranges
+from encdec_train.cluster import bundle
 from encdec_train.config import (
     AnyConfig,
     CompareConfig,
@@ -24,6 +25,7 @@ from encdec_train.config import (
     ScoreConfig,
     TaskConfig,
     TrainConfig,
+    VerifyConfig,
 )
 from encdec_train.errors import ConfigError, fault
 from encdec_train.metrics import METRICS, expand
@@ -35,6 +37,8 @@ CONFIGS: dict[str, type] = {
     "generate": GenerateConfig,
     "score": ScoreConfig,
     "compare": CompareConfig,
+    "bundle": TrainConfig,
+    "verify": VerifyConfig,
 }
 _DECODING = {"data": {"max_micro_tokens"}, "trainer": {"accelerator", "precision"}}
 _TEXT = ("source_column", "max_source_tokens", "max_target_tokens")
@@ -43,6 +47,7 @@ READ: dict[str, dict[str, set[str]]] = {  # of a section that a verb shares with
     "generate": {**_DECODING, "task": {*_TEXT}},
     "score": {"run": {"cache_dir"}, "task": {f.name for f in fields(TaskConfig)} - {*_TEXT[1:], "overlong"}},
 }
+MANY = 40  # choices are listed
 SUGGESTED = 4  # keys of a section, where no single one is near
 
 
@@ -152,10 +157,11 @@ def _compose_values(verb: str, overrides: Sequence[str], config_dir: str | None)
 
     _check_config_dir(config_dir)
     _check_overrides(verb, _parse(overrides), config_dir)
+    root, name = _beginning(verb, _parse(overrides))
     extra = [f"hydra.searchpath=[{quoted(f'file://{Path(config_dir).resolve()}')}]"] if config_dir else []
     try:
-        with _callers_hydra_aside(), initialize_config_dir(str(conf_dir()), version_base="1.3"):
-            composed = hydra_compose(verb, [*overrides, *extra])
+        with _callers_hydra_aside(), initialize_config_dir(str(root), version_base="1.3"):
+            composed = hydra_compose(name, [*overrides, *extra])
         values = OmegaConf.to_container(composed, resolve=True)
     except (HydraException, OmegaConfBaseException, YAMLError) as error:
         reason = re.sub(r"\s+", " ", str(error)).strip()
@@ -163,6 +169,25 @@ def _compose_values(verb: str, overrides: Sequence[str], config_dir: str | None)
     if found := _target(values):
         raise ConfigError(fault(found, "values only", None, "a config never names code", "Remove it"))
     return typing.cast(dict[str, Any], values)
+
+
+def _beginning(verb: str, parsed: Sequence[Any]) -> tuple[Path, str]:
+    """Return folder and name of the YAML to begin with: a bundle's own where nothing else is chosen."""
+    given = {one.key_or_group: one for one in parsed}
+    if CONFIGS[verb] is TrainConfig and "bundle.path" in given and not {*given} & _groups([conf_dir()]):
+        folder = Path(str(given["bundle.path"].value()))
+        if (folder / bundle.MANIFEST).is_file() and (folder / bundle.CONFIG).is_file():
+            return folder.resolve(), Path(bundle.CONFIG).stem
+    return conf_dir(), verb
+
+
+def _groups(roots: Sequence[Path]) -> set[str]:
+    return {folder.name for root in roots for folder in root.iterdir() if folder.is_dir()}
+
+
+def _choices(folder: Path) -> list[str]:
+    files = (file for file in folder.rglob("*.yaml") if not file.name.startswith("_"))
+    return [file.relative_to(folder).with_suffix("").as_posix() for file in files]
 
 
 @contextmanager
@@ -209,20 +234,22 @@ def _check_overrides(verb: str, parsed: Sequence[Any], config_dir: str | None) -
     every = [(key, *key.partition(".")[::2]) for key in valid_keys(CONFIGS[verb])]
     keys = [key for key, section, name in every if not name or name in read.get(section, {name})]
     sections = {key.partition(".")[0] for key in keys if "." in key}
+    sections |= {"experiment"} if CONFIGS[verb] is TrainConfig else set()
     roots = [conf_dir(), *([Path(config_dir)] if config_dir else [])]
-    groups = {folder.name for root in roots for folder in root.iterdir() if folder.is_dir()}
-    faults = []
+    groups, faults = _groups(roots), []
     for one in parsed:
         key, text = one.key_or_group, one.input_line
         if one.is_sweep_override():
             hint = ("several values make several runs", "Add --multirun") if verb == "train" else ("", "Write [a,list]")
             faults.append(fault(key, "one value", text, *hint))
+        elif key == "experiment" and one.is_add() and key in sections:
+            faults.append(fault(key, f"experiment={one.value()}", text, "it has its place among the defaults"))
         elif "_target_" in key.split("."):
             faults.append(fault(key, "values only", None, "a config never names code", "Remove it"))
         elif one.package is None and key in groups and not one.is_delete() and (one.is_add() or key in sections):
-            choices = sorted({file.stem for root in roots for file in (root / key).glob("*.yaml")})
+            choices = sorted({name for root in roots for name in _choices(root / key)})
             if one.value() not in choices:
-                expected = f"one of {', '.join(choices)}"
+                expected = f"one of {', '.join(choices[:MANY])}{', …' if len(choices) > MANY else ''}"
                 faults.append(fault(key, expected, _shown(one.value()), remedy=_nearest(str(one.value()), choices)))
         elif one.package is not None or (key not in keys and not any(known.startswith(f"{key}.") for known in keys)):
             reason, remedy = f"{text!r} sets nothing", _nearest_key(key, keys)
@@ -320,6 +347,8 @@ def _spelled(option: Any) -> str:  # noqa: ANN401 - a type hint
 
 def _check_names(config: AnyConfig) -> list[str]:
     """Check names that live in registries above `config`."""
+    if isinstance(config, VerifyConfig):
+        return []
     task = config.task
     if task.name not in TASKS:
         return [fault("task.name", f"one of {', '.join(TASKS)}", task.name, "it says where the rows come from")]

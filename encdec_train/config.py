@@ -1,7 +1,6 @@
 """The typed configuration: what each key is, its unit and its range.
 
-Values live in `conf/*.yaml`; nothing here has a default. `compose.py` fills these classes,
-`check.py` finds contradictions.
+Values live in `conf/*.yaml`; none has a default here. `compose.py` fills these classes, `check.py` says what clashes.
 """
 
 from collections.abc import Iterator, Mapping
@@ -135,11 +134,8 @@ def layer_numbers(items: list[int | str] | None) -> list[int] | None:
     """
     if items is None:
         return None
-    found: list[int] = []
-    for item in items:
-        first, _, last = str(item).partition("-")
-        found += range(int(first), int(last or first) + 1)
-    return found
+    ends = [str(item).partition("-")[::2] for item in items]
+    return [number for first, last in ends for number in range(int(first), int(last or first) + 1)]
 
 
 def _within(low: float, high: float | None = None, *, below: float | None = None) -> Any:  # noqa: ANN401 - dataclasses.field
@@ -288,6 +284,13 @@ class TrackingConfig:
 
 
 @dataclass(kw_only=True)
+class BundleConfig:
+    """What stands for the network."""
+
+    path: str | None  # a folder that `encdec bundle` writes; null: none, and what is missing is downloaded
+
+
+@dataclass(kw_only=True)
 class TrainConfig:
     """Everything `encdec train` reads."""
 
@@ -300,6 +303,7 @@ class TrainConfig:
     trainer: TrainerConfig
     decoding: DecodingConfig
     tracking: TrackingConfig
+    bundle: BundleConfig
 
 
 @dataclass(kw_only=True)
@@ -314,6 +318,7 @@ class EvaluateConfig:
     data: DataConfig
     trainer: TrainerConfig
     decoding: DecodingConfig
+    bundle: BundleConfig
 
 
 @dataclass(kw_only=True)
@@ -327,6 +332,7 @@ class GenerateConfig:
     data: DataConfig
     trainer: TrainerConfig
     decoding: DecodingConfig
+    bundle: BundleConfig
 
 
 @dataclass(kw_only=True)
@@ -338,6 +344,7 @@ class ScoreConfig:
     seed: int = _within(0, 2**32 - 1)  # of the bootstrap
     run: RunConfig
     task: TaskConfig
+    bundle: BundleConfig
 
 
 @dataclass(kw_only=True)
@@ -350,6 +357,14 @@ class CompareConfig:
     num_examples: int = _within(0)  # shown of those that changed most, in each direction
     seed: int = _within(0, 2**32 - 1)
     task: TaskConfig
+    bundle: BundleConfig
+
+
+@dataclass(kw_only=True)
+class VerifyConfig:
+    """Everything `encdec verify` reads."""
+
+    bundle: BundleConfig
 
 
 def to_dict(config: object) -> dict[str, Any]:
@@ -362,8 +377,7 @@ def to_dict(config: object) -> dict[str, Any]:
             return [plain(item) for item in value]
         return value.value if isinstance(value, Enum) else value
 
-    result: dict[str, Any] = plain(config)
-    return result
+    return dict(plain(config))
 
 
 def to_yaml(config: object) -> str:
@@ -373,14 +387,12 @@ def to_yaml(config: object) -> str:
     return str(yaml.safe_dump(to_dict(config), sort_keys=False, allow_unicode=True))
 
 
-AnyConfig = TrainConfig | EvaluateConfig | GenerateConfig | ScoreConfig | CompareConfig
+AnyConfig = TrainConfig | EvaluateConfig | GenerateConfig | ScoreConfig | CompareConfig | VerifyConfig
 
 
 def leaves(section: object, prefix: str = "") -> Iterator[tuple[str, Any, Mapping[str, Any]]]:
     """Yield full key, value and metadata of every leaf of a config or section."""
-    if not is_dataclass(section):
-        return
-    for f in fields(section):
+    for f in fields(section) if is_dataclass(section) else ():
         value = getattr(section, f.name)
         if is_dataclass(value):
             yield from leaves(value, f"{prefix}{f.name}.")

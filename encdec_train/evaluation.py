@@ -9,10 +9,9 @@ from typing import TYPE_CHECKING, Any, cast
 from encdec_train import console, distributed
 from encdec_train.atomic import write_json
 from encdec_train.config import Baseline, EvaluateConfig, ScoreConfig, TaskConfig, TrainConfig, to_dict
-from encdec_train.data.sources import splits_of
 from encdec_train.errors import ConfigError, DataError, fault
 from encdec_train.fingerprint import json_sha256
-from encdec_train.session import Session, device_type, open_export, search_of
+from encdec_train.session import Session, device_type, find_splits, open_export, search_of
 from encdec_train.tasks import TASKS
 
 if TYPE_CHECKING:
@@ -111,7 +110,7 @@ def evaluate(config: EvaluateConfig) -> Path:
     """
     if distributed.rank() > 0:
         console.silence()
-    sources = splits_of(config.task, Path(config.run.cache_dir))
+    sources = find_splits(config)
     if config.split not in sources:
         raise ConfigError(_missing_split(config.task, config.split, list(sources)))
     what = [to_dict(part) for part in (config.task, config.decoding)] + [config.trainer.precision.value]
@@ -163,7 +162,7 @@ def score(config: ScoreConfig) -> Scores:
     """
     from encdec_train.decoding.predictions import read_predictions
 
-    splits = splits_of(config.task, Path(config.run.cache_dir))
+    splits = find_splits(config)
     if splits and config.split not in splits:
         raise ConfigError(_missing_split(config.task, config.split, list(splits)))
     rows, texts = read_predictions(Path(config.predictions), splits[config.split].load() if splits else None)

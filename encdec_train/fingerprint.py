@@ -57,12 +57,17 @@ def folder_sha256(folder: Path) -> str:
     """
     if not folder.is_dir():
         raise ModelError(fault(str(folder), "a checkpoint folder", None, "there is no such folder"))
-    patterns = [*CHECKPOINT_FILES, *TOKENIZER_FILES, *(f"decoder_tokenizer/{name}" for name in TOKENIZER_FILES)]
-    files = {path for pattern in patterns for path in folder.glob(pattern)}
+    files = checkpoint_files(folder)
     if not files:
         raise ModelError(fault(str(folder), "a checkpoint folder", None,
                                "it has neither a config nor weights nor a tokenizer"))  # fmt: skip
     return json_sha256({path.relative_to(folder).as_posix(): file_sha256(path) for path in files})
+
+
+def checkpoint_files(folder: Path) -> set[Path]:
+    """Find what makes a folder this model."""
+    patterns = [*CHECKPOINT_FILES, *TOKENIZER_FILES, *(f"decoder_tokenizer/{name}" for name in TOKENIZER_FILES)]
+    return {path for pattern in patterns for path in folder.glob(pattern)}
 
 
 def json_sha256(value: object) -> str:

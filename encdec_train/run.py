@@ -11,19 +11,20 @@ from typing import TYPE_CHECKING, Any
 from encdec_train import console, distributed
 from encdec_train.atomic import write_json
 from encdec_train.config import Baseline, Init, Schedule, TrackerName, TrainConfig, to_dict, to_yaml
-from encdec_train.data.sources import SplitSource, splits_of
+from encdec_train.data.sources import SplitSource
 from encdec_train.errors import ConfigError, StoppedError, fault
 from encdec_train.evaluation import Scores, score_table, score_tests, test_splits, text_baseline
 from encdec_train.folder import RunFolder, identify, open_folder
 from encdec_train.session import (
     Session,
-    checkpoint_fingerprints,
     device_type,
+    find_splits,
+    local_model,
     micro_tokens,
     open_session,
+    run_fingerprints,
     search_of,
     warm_start,
-    with_demo_checkpoint,
 )
 
 if TYPE_CHECKING:
@@ -58,13 +59,13 @@ def train(config: TrainConfig) -> Path:
     """
     if distributed.rank() > 0:
         console.silence()
-    sources = splits_of(config.task, Path(config.run.cache_dir))
+    sources = find_splits(config)
     if "train" not in sources:
         raise ConfigError(
             fault("task.train_file", "a file of pairs", None, f"task={config.task.name} has nothing to train on")
         )
     data = {name: split.fingerprint for name, split in sources.items()}
-    folder = open_folder(config, identify(config, data, checkpoint_fingerprints(config.model)))
+    folder = open_folder(config, identify(config, data, run_fingerprints(config)))
     folder.check_identity()
     if folder.is_finished():
         console.say(folder.finished_message(config))
@@ -85,7 +86,7 @@ def make(config: TrainConfig, folder: RunFolder, sources: Mapping[str, SplitSour
 
     device_type(config.trainer.accelerator)
     rows = {name: source.load() for name, source in sources.items()}
-    config = replace(config, model=with_demo_checkpoint(config.model, Path(config.run.cache_dir)))
+    config = replace(config, model=local_model(config))
     session = open_session(config, rows, sources)
     plan = planned(config, session)  # what cannot be planned is said before anything is written
     started = warm_start(config, session, config.model.init)

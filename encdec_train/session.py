@@ -8,8 +8,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 from encdec_train import console
-from encdec_train.config import Accelerator, EvaluateConfig, GenerateConfig, Init, ModelConfig, TaskConfig, TrainConfig
-from encdec_train.data.sources import SplitSource
+from encdec_train.cluster import bundle
+from encdec_train.config import (
+    Accelerator,
+    EvaluateConfig,
+    GenerateConfig,
+    Init,
+    ModelConfig,
+    ScoreConfig,
+    TaskConfig,
+    TrainConfig,
+)
+from encdec_train.data.sources import SplitSource, splits_of
 from encdec_train.errors import ConfigError, ModelError, fault
 from encdec_train.fingerprint import folder_sha256, json_sha256
 
@@ -35,6 +45,37 @@ class Session:
     halves: "tuple[Source, Source]"  # the encoder's and the decoder's checkpoint
     codec: "TextCodec"  # both tokenizers
     splits: "dict[str, EncodedSplit]"  # the tokenised splits by name
+
+
+def find_splits(config: TrainConfig | EvaluateConfig | ScoreConfig) -> dict[str, SplitSource]:
+    """Find a task's splits by name: in the bundle where the config names one, else where they come from.
+
+    Raises:
+        EncDecError: When they are not there.
+    """
+    if (bundled := bundle.opened(config)) is not None:
+        return bundled.splits(config.task) if bundle.asked_rows(config) else {}
+    return splits_of(config.task, Path(config.run.cache_dir))
+
+
+def make_bundle(config: TrainConfig) -> Path:
+    """Collect what a run reads, for machines without network; returns the folder.
+
+    Raises:
+        EncDecError: Something is missing, or something else is at the bundle's place.
+    """
+    from encdec_train.modeling.checkpoints import find_pair
+
+    cache = Path(config.run.cache_dir)
+    splits, model = splits_of(config.task, cache), with_demo_checkpoint(config.model, cache)
+    pair = find_pair(model.sources, model.share, model.init)
+    return bundle.build(config, checkpoint_fingerprints(config.model), pair, splits)
+
+
+def run_fingerprints(config: TrainConfig) -> dict[str, str]:
+    """Return `checkpoint_fingerprints`: of what was bundled, where the config names a bundle."""
+    bundled = bundle.opened(config)
+    return checkpoint_fingerprints(config.model) if bundled is None else dict(bundled.manifest["checkpoints"])
 
 
 def checkpoint_fingerprints(model: ModelConfig) -> dict[str, str]:
@@ -87,6 +128,11 @@ def with_demo_checkpoint(model: ModelConfig, cache: Path) -> ModelConfig:
     return replace(model, encoder=encoder, decoder=decoder)
 
 
+def local_model(config: TrainConfig) -> ModelConfig:
+    """Return the model with the demo's own BERT in place of its name; a bundle has it under its name."""
+    return config.model if config.bundle.path else with_demo_checkpoint(config.model, Path(config.run.cache_dir))
+
+
 def open_session(config: TrainConfig, rows: "Mapping[str, Rows]", sources: Mapping[str, SplitSource]) -> Session:
     """Find the checkpoints, check the task's limits against them, and tokenise. No weights yet.
 
@@ -98,7 +144,10 @@ def open_session(config: TrainConfig, rows: "Mapping[str, Rows]", sources: Mappi
     from encdec_train.data.preprocess import TextCodec
     from encdec_train.modeling.checkpoints import find_pair, special_ids
 
-    encoder, decoder = find_pair(config.model.sources, config.model.share, config.model.init)
+    named, bundled = config.model.sources, bundle.opened(config)
+    if bundled is not None:
+        named = (bundled.source(*named[0]), bundled.source(*named[1]))
+    encoder, decoder = find_pair(named, config.model.share, config.model.init)
     _check_positions(config.task, encoder, decoder)
     ids = special_ids(decoder)
     source_pad = encoder.tokenizer.pad_token_id or 0  # masked, so any id of the vocabulary will do
@@ -176,7 +225,8 @@ def open_export(config: EvaluateConfig | GenerateConfig) -> Exported:
     from encdec_train.modeling.export import load
     from encdec_train.modeling.precision import autocast
 
-    model, (source, target) = load(config.checkpoint)
+    bundled = bundle.opened(config)
+    model, (source, target) = load(bundled.source(config.checkpoint)[0] if bundled else config.checkpoint)
     ids, device = model.generation_config, device_type(config.trainer.accelerator)
     codec = TextCodec(
         source, target, ids.decoder_start_token_id, ids.eos_token_id, ids.pad_token_id, source.pad_token_id or 0

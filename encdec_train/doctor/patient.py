@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from enum import Enum
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -19,13 +18,12 @@ from encdec_train.batch import MicroBatch
 from encdec_train.config import TrainConfig
 from encdec_train.data.collate import collate
 from encdec_train.data.preprocess import EncodedSplit, TextCodec
-from encdec_train.data.sources import splits_of
 from encdec_train.decoding.search import SearchSettings
 from encdec_train.errors import ConfigError, fault
 from encdec_train.modeling import families
 from encdec_train.modeling.loss import loss_sum
 from encdec_train.modeling.precision import autocast
-from encdec_train.session import device_type, open_session, search_of, warm_start, with_demo_checkpoint
+from encdec_train.session import device_type, find_splits, local_model, open_session, search_of, warm_start
 from encdec_train.training.optim import freeze
 
 NUM_READ = 1000  # pairs of the training split that are looked at
@@ -169,8 +167,8 @@ def admit(config: TrainConfig) -> Patient:
     """
     device = device_type(config.trainer.accelerator)
     task = replace(config.task, num_train_examples=min(NUM_READ, config.task.num_train_examples or NUM_READ))
-    config = replace(config, task=task, model=with_demo_checkpoint(config.model, Path(config.run.cache_dir)))
-    sources = {name: one for name, one in splits_of(task, Path(config.run.cache_dir)).items() if name == "train"}
+    config = replace(config, task=task, model=local_model(config))
+    sources = {name: one for name, one in find_splits(config).items() if name == "train"}
     if not sources:
         reason = f"task={task.name} has nothing to train on"
         raise ConfigError(fault("task.train_file", "a file of pairs", None, reason))

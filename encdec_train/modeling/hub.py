@@ -84,8 +84,9 @@ def _refusal(key: str, name: str, revision: str | None, error: Exception) -> str
         reason = "the Hub has no such model, or you may not read it"
         remedy = "Check the name; for a private or gated model `hf auth login` or set HF_TOKEN"
     elif is_offline_mode():
+        pinned = f" --revision {revision}" if revision else ""
         reason = f"HF_HUB_OFFLINE is set, and {constants.HF_HUB_CACHE} lacks it"
-        remedy = f"Where there is a network, run `hf download {name}` into the same cache"
+        remedy = f"Where there is a network, run `hf download {name}{pinned}` into the same cache"
     return fault(key, "a folder, or a Hub id that can be reached or is cached", name, reason, remedy)
 
 

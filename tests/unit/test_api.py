@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 import encdec_train
-from encdec_train import api, comparison, evaluation, run
+from encdec_train import api, comparison, evaluation, run, session
+from encdec_train.cluster import bundle
 from encdec_train.compose import compose
 from encdec_train.config import GenerateConfig, to_dict
 from encdec_train.errors import ConfigError, DataError, ModelError
@@ -17,7 +18,7 @@ from encdec_train.serving.generate import CHUNK
 
 def test_the_verbs_are_importable_from_the_package() -> None:
     assert sorted(encdec_train.__all__) == [
-        "compare", "evaluate", "generate", "load", "pipeline", "score", "train", "warm_start",
+        "bundle", "compare", "evaluate", "generate", "load", "pipeline", "score", "train", "verify", "warm_start",
     ]  # fmt: skip
     for name in encdec_train.__all__:
         assert getattr(encdec_train, name) is getattr(api, name)
@@ -43,13 +44,16 @@ def test_importing_the_package_loads_nothing_heavy() -> None:
         (evaluation, "evaluate", ["checkpoint=x"]),
         (evaluation, "score", ["predictions=x"]),
         (comparison, "compare", ["a=x", "b=[y,z]"]),
+        (session, "make_bundle", ["bundle.path=x"]),
+        (bundle, "say_verified", ["bundle.path=x"]),
     ],
 )
 def test_a_function_is_its_verb(module: Any, name: str, arguments: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     given: list[Any] = []
     monkeypatch.setattr(module, name, lambda config: given.append(config) or "the answer")
-    assert getattr(encdec_train, name)(*arguments) == "the answer"
-    assert to_dict(given[0]) == to_dict(compose(name, arguments))
+    verb = {"make_bundle": "bundle", "say_verified": "verify"}.get(name, name)
+    assert getattr(encdec_train, verb)(*arguments) == (None if verb == "verify" else "the answer")
+    assert to_dict(given[0]) == to_dict(compose(verb, arguments))
 
 
 @pytest.mark.parametrize(

@@ -10,10 +10,19 @@ import pytest
 import yaml
 
 import encdec_train
-from encdec_train import api, cli, comparison, doctor, evaluation, run
+from encdec_train import api, cli, comparison, doctor, evaluation, run, session
 from encdec_train.cli import main
+from encdec_train.cluster import bundle
 from encdec_train.compose import compose
-from encdec_train.config import CompareConfig, EvaluateConfig, GenerateConfig, ScoreConfig, TrainConfig, to_dict
+from encdec_train.config import (
+    CompareConfig,
+    EvaluateConfig,
+    GenerateConfig,
+    ScoreConfig,
+    TrainConfig,
+    VerifyConfig,
+    to_dict,
+)
 from encdec_train.errors import CheckpointError, DataError
 
 Capture = pytest.CaptureFixture[str]
@@ -33,6 +42,8 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, Any]]:
     replace(evaluation, "score", {"exact_match": {"value": 1.0}})
     replace(comparison, "compare", {"exact_match": {"value": 1.0}})
     replace(api, "generate_stream")
+    replace(session, "make_bundle")
+    replace(bundle, "say_verified")
     return found
 
 
@@ -71,6 +82,8 @@ def test_version(capsys: Capture) -> None:
         (["score", "predictions=x"], "score", ScoreConfig),
         (["compare", "a=x", "b=[y,z]"], "compare", CompareConfig),
         (["generate", "checkpoint=x"], "generate_stream", GenerateConfig),
+        (["bundle", "bundle.path=x"], "make_bundle", TrainConfig),
+        (["verify", "bundle.path=x"], "say_verified", VerifyConfig),
     ],
 )
 def test_a_verb_gets_its_config(
@@ -100,10 +113,10 @@ def test_cfg_prints_what_would_run(arguments: list[str], calls: list[tuple[str, 
 
 
 WRONG = [
-    (["trian"], "encdec trian: verb: expected one of train, doctor, evaluate, score, compare, generate, info, "
-     "got 'trian'. Did you mean train."),
-    (["--cfg"], "encdec --cfg: verb: expected one of train, doctor, evaluate, score, compare, generate, info, "
-     "got '--cfg'."),
+    (["trian"], "encdec trian: verb: expected one of train, doctor, evaluate, score, compare, generate, bundle, "
+     "verify, info, got 'trian'. Did you mean train."),
+    (["--cfg"], "encdec --cfg: verb: expected one of train, doctor, evaluate, score, compare, generate, bundle, "
+     "verify, info, got '--cfg'."),
     (["train", "--cgf"], "encdec train: argument: expected --cfg, --multirun, --config-dir DIR or key=value, "
      "got '--cgf'."),
     (["train", "--config-dir"], "encdec train: --config-dir: expected a folder of YAML files, got ''."),

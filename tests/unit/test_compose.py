@@ -232,10 +232,13 @@ def test_own_yaml_may_lie_anywhere(own: Callable[..., str]) -> None:
 
 def test_own_yaml_of_one_concern_can_be_added(own: Callable[..., str]) -> None:
     folder = own({"experiment/short.yaml": "# @package _global_\ntrainer:\n  max_steps: 3\nseed: 5\n"})
-    config = compose("train", ["+experiment=short"], folder)
+    config = compose("train", ["experiment=short"], folder)
     assert (config.trainer.max_steps, config.seed) == (3, 5)
-    assert faults("train", "+experiment=shirt", config_dir=folder) == [
-        "experiment: expected one of short, got 'shirt'. Did you mean short."
+    (found,) = faults("train", "experiment=shirt", config_dir=folder)
+    assert found.startswith("experiment: expected one of paper/cnn_dailymail/bert2bert, paper/cnn_dailymail/bert2gpt, ")
+    assert found.endswith(", …, got 'shirt'. Did you mean short.")
+    assert faults("train", "+experiment=short", config_dir=folder) == [
+        "experiment: expected experiment=short, got '+experiment=short'; it has its place among the defaults."
     ]
 
 

@@ -25,6 +25,8 @@ def test_the_verbs_share_their_keys() -> None:
     own = {verb: sorted(set(valid_keys(cls)) - of_train) for verb, cls in CONFIGS.items()}
     assert own == {
         "train": [],
+        "bundle": [],
+        "verify": [],
         "evaluate": ["checkpoint", "split"],
         "generate": ["checkpoint", "input", "output"],
         "score": ["predictions", "split"],
