@@ -145,7 +145,9 @@ def describe_start(config: TrainConfig, folder: RunFolder, session: Session, sta
     extra = {"identity": folder.identity, "finished": False, "splits": splits, "parameters": parameters}
     before = folder.manifest()
     again = {"started_again": [*before.get("started_again", []), start()]} if before else {}
-    write_manifest(folder.path, {"checkpoints": found, **before, **extra, **again})  # first: it says whose folder this is
+    write_manifest(
+        folder.path, {"checkpoints": found, **before, **extra, **again}
+    )  # first: it says whose folder this is
     (folder.path / "config.yaml").write_text(to_yaml(config), encoding="utf-8")
 
 

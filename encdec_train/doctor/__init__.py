@@ -51,9 +51,10 @@ def preflight(config: TrainConfig, session: "Session", model: "EncoderDecoderMod
     lines = {name: f"{name}: {one.found}. {one.remedy}".rstrip(" .") for name, one in findings.items() if one.remedy}
     if failed := [lines[name] for name, one in findings.items() if one.status is Status.fail]:
         raise ModelError(f"{failed[0]}. `encdec doctor` with the same keys makes all checks.")
-    console.say(f"doctor: {len(findings)} checks passed in {time.monotonic() - began:.1f} s")
+    warned = f", {len(lines)} with a warning," if lines else ""
+    console.say(f"doctor: {len(findings)} checks passed{warned} in {time.monotonic() - began:.1f} s")
     for line in lines.values():
-        console.say(f"doctor: warning: {line}.")
+        console.say(f"doctor: {line}.")
 
 
 def examine(patient: "Patient", leave_out: Container[str] = ()) -> "dict[str, Finding]":

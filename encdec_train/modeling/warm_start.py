@@ -193,7 +193,7 @@ def _take_bridge(bridge: dict[str, nn.Parameter], encoder: Source, decoder: Sour
     """Read the projection between the halves where both are of one encoder-decoder checkpoint; return its ids."""
     found: set[int] = set()
     for file in Path(encoder.name).glob("*.safetensors") if encoder.part and encoder.name == decoder.name else ():
-        with safe_open(file, "pt") as tensors, torch.no_grad():  # type: ignore[no-untyped-call]
+        with safe_open(file, "pt") as tensors, torch.no_grad():
             for name in bridge.keys() & set(tensors.keys()):
                 bridge[name].copy_(tensors.get_tensor(name))
                 found.add(id(bridge[name]))

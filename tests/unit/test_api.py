@@ -11,6 +11,7 @@ import encdec_train
 from encdec_train import api, comparison, evaluation, run
 from encdec_train.compose import compose
 from encdec_train.config import GenerateConfig, to_dict
+from encdec_train.doctor import preflight
 from encdec_train.errors import ConfigError, DataError, ModelError
 from encdec_train.serving.generate import CHUNK
 
@@ -47,9 +48,10 @@ def test_importing_the_package_loads_nothing_heavy() -> None:
 )
 def test_a_function_is_its_verb(module: Any, name: str, arguments: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     given: list[Any] = []
-    monkeypatch.setattr(module, name, lambda config: given.append(config) or "the answer")
+    monkeypatch.setattr(module, name, lambda *given_now: given.extend(given_now) or "the answer")
     assert getattr(encdec_train, name)(*arguments) == "the answer"
     assert to_dict(given[0]) == to_dict(compose(name, arguments))
+    assert given[1:] == ([preflight] if name == "train" else [])
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Attention is SDPA, by the kernel that ran; in loss and every gradient it is the eager one's (known_defects D9, D17)."""
+"""Attention is SDPA, by the kernel that ran; loss and gradients are those of eager (known_defects D9, D17)."""
 
 import copy
 from collections.abc import Callable
@@ -110,9 +110,7 @@ def test_d09_the_kernel_that_ran(pair: Pair) -> None:
     assert calls(eager(model), micro) == {FUSED: 0, MATH: 0, "_softmax": 6}
 
 
-def test_dropout_of_attention_is_a_choice_that_decides_the_kernel(
-    zoo: Callable[..., Path], one_thread: None
-) -> None:
+def test_dropout_of_attention_is_a_choice_that_decides_the_kernel(zoo: Callable[..., Path], one_thread: None) -> None:
     """The checkpoint's rate by default, off by request; on a CPU no fused kernel has dropout."""
     found = find_pair(((str(zoo("bert")), None), (str(zoo("bert")), None)), Share.none, Init.both)
     micro = collate([[2, 5, 6, 3], [2, 7, 3]], [[5, 3], [8, 9, 3]], 2, (0, 0))

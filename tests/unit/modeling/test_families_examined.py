@@ -10,13 +10,14 @@ from encdec_train.compose import compose
 from encdec_train.doctor import examine
 from encdec_train.doctor.patient import Status, admit
 
-
 FAMILIES = ["roberta", "xlm-roberta", "electra", "bert-generation", "gpt2", "xglm"]
 PAIRS = [*((family, family) for family in FAMILIES), ("bert", "gpt2"), ("roberta", "gpt2"), ("gpt2", "bert")]
 
 
 @pytest.mark.parametrize(("encoder", "decoder"), PAIRS)
-def test_a_family_is_well(encoder: str, decoder: str, zoo: Callable[..., Path], tmp_path: Path, one_thread: None) -> None:
+def test_a_family_is_well(
+    encoder: str, decoder: str, zoo: Callable[..., Path], tmp_path: Path, one_thread: None
+) -> None:
     words = "the a cat dog bird sat ran flew on under mat tree house and old".split()  # noqa: SIM905
     texts = [" ".join(words[(number + 4 * place) % 15] for place in range(3 + number % 4)) for number in range(30)]
     pairs = tmp_path / "train.jsonl"
