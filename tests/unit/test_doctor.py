@@ -181,7 +181,7 @@ MORE = {
     a_pooler: ["gradients"],
     no_gradient_to_a_number: ["gradients"],
     eager_attention: ["attention"],
-    eager_layers: ["attention"],
+    eager_layers: ["encoder mask", "attention"],  # the mask is made for SDPA: added as a number it hides nothing
     sight_of_the_future: ["target padding", "causality"],
     a_rate_that_was_not_applied: ["dropout"],
     too_long: ["positions"],
