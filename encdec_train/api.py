@@ -21,9 +21,10 @@ def train(*overrides: str) -> Path:
     Raises:
         EncDecError: One clear message.
     """
-    from encdec_train import run
+    from encdec_train.doctor import preflight
+    from encdec_train.run import train
 
-    return run.train(compose("train", overrides))
+    return train(compose("train", overrides), preflight)
 
 
 def evaluate(*overrides: str) -> Path:

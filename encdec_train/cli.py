@@ -125,9 +125,10 @@ def _dispatch(verb: str, rest: Sequence[str]) -> int:
 def _run(verb: str, config: Any) -> None:  # noqa: ANN401 - by verb
     """Do what a verb does; its code is imported here, so that no verb loads another one's libraries."""
     if verb == "train":
+        from encdec_train.doctor import preflight
         from encdec_train.run import train
 
-        train(config)
+        train(config, preflight)
     elif verb == "doctor":
         from encdec_train.doctor import doctor
 

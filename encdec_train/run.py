@@ -3,7 +3,7 @@
 import shlex
 import shutil
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -28,11 +28,14 @@ from encdec_train.session import (
 )
 
 if TYPE_CHECKING:
+    from transformers import EncoderDecoderModel
+
     from encdec_train.data.plan import Plan
     from encdec_train.modeling.warm_start import WarmStart
     from encdec_train.tracking.tracker import Tracker
     from encdec_train.training.validation import Validator
 
+Preflight = Callable[[TrainConfig, Session, "EncoderDecoderModel"], None]  # `doctor.preflight`; siblings do not import
 NUM_SHOWN = 5  # predictions on the console
 CLIP = 160  # characters of each
 
@@ -48,8 +51,12 @@ class Run:
     tracker: "Tracker"  # who is told besides
 
 
-def train(config: TrainConfig) -> Path:
+def train(config: TrainConfig, preflight: Preflight | None = None) -> Path:
     """Train, decode, score, export and report; go on where an earlier start of the same run stopped.
+
+    Args:
+        config: Everything.
+        preflight: Examines what a new run would start with, before anything is written; raises where it is not well.
 
     Returns:
         The run's folder.
@@ -70,16 +77,18 @@ def train(config: TrainConfig) -> Path:
     if folder.is_finished():
         console.say(folder.finished_message(config))
     elif distributed.rank() > 0:
-        make(config, folder, sources)
+        make(config, folder, sources, preflight)
     else:
         with folder.lock():
             folder.check_identity()  # again: another process may have made it while this one came here
             if not folder.is_finished():
-                make(config, folder, sources)
+                make(config, folder, sources, preflight)
     return folder.path
 
 
-def make(config: TrainConfig, folder: RunFolder, sources: Mapping[str, SplitSource]) -> None:
+def make(
+    config: TrainConfig, folder: RunFolder, sources: Mapping[str, SplitSource], preflight: Preflight | None = None
+) -> None:
     """Do everything that takes time. Training continues where an earlier start stopped; what follows is done again."""
     from encdec_train.tracking import Outcome
     from encdec_train.tracking import start as start_tracker
@@ -90,6 +99,8 @@ def make(config: TrainConfig, folder: RunFolder, sources: Mapping[str, SplitSour
     session = open_session(config, rows, sources)
     plan = planned(config, session)  # what cannot be planned is said before anything is written
     started = warm_start(config, session, config.model.init)
+    if preflight and not folder.manifest():  # ranks need not agree: the first writes that file only where all is well
+        preflight(config, session, started.model)
     main = distributed.rank() == 0
     if main:
         describe_start(config, folder, session, started)
@@ -130,10 +141,14 @@ def describe_start(config: TrainConfig, folder: RunFolder, session: Session, sta
         for name, split in session.splits.items()
     }
     parameters = {"distinct": started.total, "shared": started.shared, **halves}
+    named = zip(("encoder", "decoder"), config.model.sources, session.halves, strict=True)
+    found = {half: {"name": name, "revision": source.revision} for half, (name, _), source in named}
     extra = {"identity": folder.identity, "finished": False, "splits": splits, "parameters": parameters}
     before = folder.manifest()
     again = {"started_again": [*before.get("started_again", []), start()]} if before else {}
-    write_manifest(folder.path, {**before, **extra, **again})  # first: it says whose folder this is
+    write_manifest(
+        folder.path, {"checkpoints": found, **before, **extra, **again}
+    )  # first: it says whose folder this is
     (folder.path / "config.yaml").write_text(to_yaml(config), encoding="utf-8")
 
 

@@ -1,6 +1,7 @@
 """The preflight: what `train` would start with is examined before a device is taken."""
 
 import time
+from collections.abc import Container
 from typing import TYPE_CHECKING
 
 from encdec_train import console
@@ -8,8 +9,12 @@ from encdec_train.config import TrainConfig
 from encdec_train.errors import ModelError
 
 if TYPE_CHECKING:
-    from encdec_train.doctor.patient import Finding, Patient
+    from transformers import EncoderDecoderModel
 
+    from encdec_train.doctor.patient import Finding, Patient
+    from encdec_train.session import Session
+
+SLOW = {"overfit"}  # of the verb alone: it trains; the others take a second or two at base size
 BLOCKING = {"positions", "vocabulary"}  # where they fail, a forward would only be an index error
 
 
@@ -33,13 +38,34 @@ def doctor(config: TrainConfig) -> None:
         raise ModelError(f"{len(failed)} of {len(findings)} checks failed: {', '.join(failed)}.")
 
 
-def examine(patient: "Patient") -> "dict[str, Finding]":
-    """Make every check; the overfit test only where no other fails."""
+def preflight(config: TrainConfig, session: "Session", model: "EncoderDecoderModel") -> None:
+    """Make the checks that need no training, on what a run is about to start with, and tell the result in a line.
+
+    Raises:
+        ModelError: With the first check that fails.
+    """
+    from encdec_train.doctor.patient import Status, patient_of
+
+    began = time.monotonic()
+    findings = examine(patient_of(config, session, model), leave_out=SLOW)
+    lines = {name: f"{name}: {one.found}. {one.remedy}".rstrip(" .") for name, one in findings.items() if one.remedy}
+    if failed := [lines[name] for name, one in findings.items() if one.status is Status.fail]:
+        raise ModelError(f"{failed[0]}. `encdec doctor` with the same keys makes all checks.")
+    warned = f", {len(lines)} with a warning," if lines else ""
+    console.say(f"doctor: {len(findings)} checks passed{warned} in {time.monotonic() - began:.1f} s")
+    for line in lines.values():
+        console.say(f"doctor: {line}.")
+
+
+def examine(patient: "Patient", leave_out: Container[str] = ()) -> "dict[str, Finding]":
+    """Make every check but some; the overfit test only where no other fails."""
     from encdec_train.doctor.checks import CHECKS
     from encdec_train.doctor.patient import Finding, Status
 
     findings: dict[str, Finding] = {}
     for name, check in CHECKS.items():
+        if name in leave_out:
+            continue
         failed = {other for other, finding in findings.items() if finding.status is Status.fail}
         blocked = failed if name == "overfit" else failed & BLOCKING
         why = f"first: {', '.join(sorted(blocked))}"

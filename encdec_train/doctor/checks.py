@@ -195,11 +195,11 @@ def dtype(patient: Patient) -> Finding:
 
 def attention(patient: Patient) -> Finding:
     """Both halves compute attention as asked, by a kernel that is named (known_defects D9, D17)."""
-    names = {name: (half.config._attn_implementation, half._supports_sdpa) for name, half in patient.halves}
+    names = {name: (families.attention_of(half), half._supports_sdpa) for name, half in patient.halves}
     kernels = patient.step.kernels
-    wrong = any(got != ("sdpa" if able else "eager") for got, able in names.values())
+    wrong = any(got != {"sdpa" if able else "eager"} for got, able in names.values())
     wrong = wrong or (not kernels and all(able for _, able in names.values()))
-    found = ", ".join(f"{name} {got}" for name, (got, _) in names.items()) + "; ran: "
+    found = ", ".join(f"{name} {' and '.join(sorted(got))}" for name, (got, _) in names.items()) + "; ran: "
     found += ", ".join(f"{count}x {kernel}" for kernel, count in kernels.items()) or "no kernel of its own"
     return Finding.of(wrong, found, "Set attn_implementation on each half, not on the pair")
 

@@ -12,7 +12,10 @@ from encdec_train.doctor.patient import MAX_TOKENS, NUM_EXAMPLES, PAST, Finding,
 from encdec_train.modeling import families
 from encdec_train.modeling.loss import loss_sum
 
-MAX_STEPS, LOW_LOSS = 300, 0.05  # when it ends, and when it is first asked to generate; nats a token
+MAX_STEPS, LOW_LOSS = (
+    150,
+    0.5,
+)  # when it ends (the tested families need 27 to 59), and when it is first asked to generate
 WARMUP_STEPS = 10
 MAX_TRAINED = 5_000_000  # elements of a parameter; above are word embeddings
 

@@ -23,14 +23,13 @@ from encdec_train.errors import ConfigError, fault
 from encdec_train.modeling import families
 from encdec_train.modeling.loss import loss_sum
 from encdec_train.modeling.precision import autocast
-from encdec_train.session import device_type, find_splits, local_model, open_session, search_of, warm_start
-from encdec_train.training.optim import freeze
+from encdec_train.session import Session, device_type, find_splits, local_model, open_session, search_of, warm_start
 
-NUM_READ = 1000  # pairs of the training split that are looked at
+NUM_READ = 1000  # pairs of the training split that the examples are taken from
 NUM_EXAMPLES = 16  # of them, the shortest, go through the model
 MAX_TOKENS = 16  # of a source or target; what is longer is cut: the head over the vocabulary takes most of the time
 NUM_LAYERS = 2  # of each half are left in a crop
-NUM_FEW = 4  # examples for what is computed in float64
+NUM_FEW = 4  # examples for what is computed in float64, and for the training step
 PAST = 2  # columns of padding that a check adds
 
 
@@ -117,12 +116,13 @@ class Patient:
         computed, asleep = set(), [name for name, module in self.model.named_modules() if not module.training]
         linear = [module for module in self.model.modules() if isinstance(module, nn.Linear)]
         hooks = [one.register_forward_hook(lambda _, __, out: computed.add(out.dtype)) for one in linear]
-        with torch.random.fork_rng(), autocast(self.config.trainer.precision, self.model.device.type):
+        devices = [self.model.device] if self.model.device.type == "cuda" else []
+        with torch.random.fork_rng(devices), autocast(self.config.trainer.precision, self.model.device.type):
             torch.manual_seed(0)
-            first = loss_sum(self.model, self.micro)
+            first = loss_sum(self.model, self.few)
             torch.manual_seed(1)
-            with torch.no_grad(), _Operators() as operators:
-                second = loss_sum(self.model, self.micro)
+            with torch.no_grad(), Operators() as operators:
+                second = loss_sum(self.model, self.few)
         for hook in hooks:
             hook.remove()
         first.backward()
@@ -147,7 +147,7 @@ def cropped(model: EncoderDecoderModel) -> Any:  # noqa: ANN401 - a pair, with a
     return crop
 
 
-class _Operators(TorchDispatchMode):
+class Operators(TorchDispatchMode):
     """Counts what torch really runs, by name."""
 
     def __init__(self) -> None:
@@ -173,21 +173,25 @@ def admit(config: TrainConfig) -> Patient:
         reason = f"task={task.name} has nothing to train on"
         raise ConfigError(fault("task.train_file", "a file of pairs", None, reason))
     session = open_session(config, {name: one.load() for name, one in sources.items()}, sources)
-    started, codec, split = warm_start(config, session, config.model.init), session.codec, session.splits["train"]
-    freeze(started.model, config.optim.freeze)
-    model: Any = started.model
+    model: Any = warm_start(config, session, config.model.init).model
+    return patient_of(config, session, model.to(device))
+
+
+def patient_of(config: TrainConfig, session: Session, model: Any) -> Patient:  # noqa: ANN401 - a pair
+    """Take a loaded model with the shortest of the first examples that it would be trained on."""
+    codec, split = session.codec, session.splits["train"]
     limit = min(
         MAX_TOKENS, *(families.max_positions(half.config) or MAX_TOKENS for half in (model.encoder, model.decoder))
     )
     texts, ids, targets = _short(split, codec, limit - PAST)
-    micro = collate(ids, targets, codec.decoder_start_id, (codec.source_pad_id, codec.pad_id)).to(device)
+    micro = collate(ids, targets, codec.decoder_start_id, (codec.source_pad_id, codec.pad_id)).to(model.device)
     cut = (split.num_truncated_sources, split.num_truncated_targets, len(split))
-    return Patient(model.to(device), codec, ids, targets, texts, micro, search_of(config), config, cut)
+    return Patient(model, codec, ids, targets, texts, micro, search_of(config), config, cut)
 
 
 def _short(split: EncodedSplit, codec: TextCodec, limit: int) -> tuple[list[str], list[list[int]], list[list[int]]]:
     """Take the shortest pairs with sources of their own: texts of the targets, and tokens cut to `limit`."""
-    order = sorted(range(len(split)), key=lambda index: int(split.source_lengths[index] + split.target_lengths[index]))
+    order = (split.source_lengths[:NUM_READ] + split.target_lengths[:NUM_READ]).argsort(kind="stable").tolist()
     chosen: dict[tuple[int, ...], tuple[str, list[int]]] = {}
     for index in order:
         source = codec.cut_source(split.source_ids[index].tolist(), limit)

@@ -77,6 +77,12 @@ def layers(model: PreTrainedModel) -> tuple[str, nn.ModuleList]:
     return "", nn.ModuleList()
 
 
+def attention_of(half: PreTrainedModel) -> set[str]:
+    """Return the attention that a half's modules are set to; inside a pair they do not read the half's own `config`."""
+    configs = [getattr(module, "config", None) for module in half.modules() if module is not half]
+    return {config._attn_implementation for config in configs if isinstance(config, PretrainedConfig)}
+
+
 def encoder_class(config: PretrainedConfig) -> type[PreTrainedModel] | None:
     """Return the architecture's class without a head, None where it is no encoder of text or several classes."""
     found: Any = None if config.is_encoder_decoder else MODEL_MAPPING.get(type(config), None)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from torch import nn
 from transformers import EncoderDecoderConfig, EncoderDecoderModel, PretrainedConfig, PreTrainedModel
 
@@ -93,6 +93,8 @@ def build(
         model = EncoderDecoderModel(config=config, encoder=left, decoder=right)
     names = [name for name, _ in model.named_parameters() if name.startswith("enc_to_dec_proj.")]
     bridge = {name: model.get_parameter(name) for name in names}  # the library's, between halves of different width
+    if init is Init.both and changes.parts is not Parts.embeddings:
+        right_warm |= _take_bridge(bridge, encoder, decoder)
     halves = (_account(encoder, left, left_warm, {}), _account(decoder, right, right_warm, bridge))
     shared = share_parameters(model, share, decoders=init is Init.decoder)
     _set_generation(model, encoder, decoder)
@@ -187,6 +189,17 @@ def _whole(
     return model, mine | set(found.missing_keys)
 
 
+def _take_bridge(bridge: dict[str, nn.Parameter], encoder: Source, decoder: Source) -> set[int]:
+    """Read the projection between the halves where both are of one encoder-decoder checkpoint; return its ids."""
+    found: set[int] = set()
+    for file in Path(encoder.name).glob("*.safetensors") if encoder.part and encoder.name == decoder.name else ():
+        with safe_open(file, "pt") as tensors, torch.no_grad():
+            for name in bridge.keys() & set(tensors.keys()):
+                bridge[name].copy_(tensors.get_tensor(name))
+                found.add(id(bridge[name]))
+    return found
+
+
 def _take_back(model: PreTrainedModel, fresh: PreTrainedModel, parts: Parts) -> set[int]:
     """Overwrite with fresh weights what is not to be warm; return the ids of what stays."""
     base = families.base_model(model).named_parameters()
@@ -243,9 +256,10 @@ def _set_generation(model: EncoderDecoderModel, encoder: Source, decoder: Source
 
 def _check_attention(model: EncoderDecoderModel) -> None:
     for name, half in (("encoder", model.encoder), ("decoder", model.decoder)):
-        got, wanted = half.config._attn_implementation, "sdpa" if half._supports_sdpa else "eager"
-        if got != wanted:
-            raise ModelError(fault(f"model.{name}", f"{wanted} attention", got, "the library did not apply it"))
+        got, wanted = families.attention_of(half), "sdpa" if half._supports_sdpa else "eager"
+        if got != {wanted}:
+            received = " and ".join(sorted(got))
+            raise ModelError(fault(f"model.{name}", f"{wanted} attention", received, "the library did not apply it"))
 
 
 def describe(started: WarmStart) -> tuple[list[str], list[list[str]]]:

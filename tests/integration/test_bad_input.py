@@ -75,6 +75,31 @@ def shortened(folder: Path) -> None:
     weights.write_bytes(weights.read_bytes()[:1000])
 
 
+def weights(change: Callable[[dict[str, Any]], object]) -> Callable[[Path], None]:
+    """Change tensors of a checkpoint."""
+    from safetensors.torch import load_file, save_file
+
+    def spoil(folder: Path) -> None:
+        tensors = load_file(folder / "model.safetensors")
+        change(tensors)
+        save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+
+    return spoil
+
+
+def remade(**changes: Any) -> Callable[[Path], None]:
+    """Put random weights of another shape or family in a checkpoint, with the tokenizer that it has."""
+    from transformers import AutoConfig, AutoModelForMaskedLM
+
+    def make(folder: Path) -> None:
+        shape = {"vocab_size": 32, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2,
+                 "intermediate_size": 64, "max_position_embeddings": 64, "pad_token_id": 0}  # fmt: skip
+        config = AutoConfig.for_model(**{"model_type": "bert", **shape, **changes})
+        AutoModelForMaskedLM.from_config(config).save_pretrained(folder)
+
+    return make
+
+
 def yaml_with_a_target(here: Path) -> None:
     (here / "own" / "optim").mkdir(parents=True)
     (here / "own" / "optim" / "mine.yaml").write_text("defaults: [adamw]\n_target_: os.system\n", encoding="utf-8")
@@ -219,6 +244,25 @@ CHECKPOINTS = [
         ["optim.freeze=[nothing.*]"]),
     Row("weights of another shape", "model.encoder: expected weights in the shapes of config.json, got 'other'; 35 "
         "differ, such as embeddings.LayerNorm.bias.", OTHER, bert(edited("config.json", "hidden_size", value=48))),
+    Row("NaN in the weights", "model.encoder: expected finite weights, got 'other'; 1 tensors hold NaN or infinity, "
+        "such as encoder.layer.1.output.dense.weight. Fetch the checkpoint again.", OTHER,
+        bert(weights(lambda tensors: tensors["bert.encoder.layer.1.output.dense.weight"][3, 4].fill_(float("nan"))))),
+    Row("vocabulary larger than its embedding", "model.encoder: expected a tokenizer of at most 20 tokens, the rows of "
+        "the embedding, got 32; the highest id is 31: other holds another model's tokenizer.", OTHER,
+        bert(remade(vocab_size=20))),
+    Row("sharing all of two checkpoints", "model.share: expected none or embeddings, got 'all'; sharing all needs one "
+        "checkpoint for both halves, got other and bert. Leave model.decoder out, or share less.",
+        [*OTHER, "model.decoder=bert", "model.share=all"], bert(remade(hidden_size=64))),
+    Row("sharing between widths", "model.share: expected none, got 'embeddings'; embeddings.word_embeddings.weight is "
+        "(32, 64) in the encoder and (32, 32) in the decoder.", [*OTHER, "model.decoder=bert"],
+        bert(remade(hidden_size=64))),
+    Row("sharing between architectures", "model.share: expected none, or [word_embeddings], got 'embeddings'; the "
+        "encoder is roberta and the decoder bert.", [*OTHER, "model.decoder=bert"], bert(remade(model_type="roberta"))),
+    Row("sharing between depths", "model.share: expected none, got 'all'; only one half has encoder.layer.1.attention",
+        ["model.encoder_layers=[1]", "model.share=all"]),
+    Row("gradients that overflow", "gradients: … with one that is not finite, such as encoder.… `encdec doctor` with "
+        "the same keys makes all checks.", OTHER,
+        bert(weights(lambda tensors: tensors["bert.encoder.layer.1.attention.self.query.weight"].fill_(3e38)))),
     Row("weights cut off", "model.encoder: expected a checkpoint whose weights load, got 'other'; ", OTHER,
         bert(shortened)),
 ]  # fmt: skip
@@ -251,7 +295,7 @@ def test_a_mistake_is_one_clear_message(row: Row, here: Path, encdec: Callable[.
 
 
 def test_the_table_is_long_enough() -> None:
-    assert len({row.name for row in TABLE}) == len(TABLE) == 61
+    assert len({row.name for row in TABLE}) == len(TABLE) == 68
 
 
 def test_a_run_that_exists_is_never_lost(finished: Path, encdec: Callable[..., Any], shared: ModuleType) -> None:

@@ -35,7 +35,9 @@ def test_a_run_downloads_and_starts_again_from_the_cache(
     train(*SHORT, "run.name=run")
     manifest = load("out/run/manifest.json")
     assert manifest["finished"] is True
-    assert commit in json.dumps(manifest)
+    half = {"name": NAME, "revision": commit}
+    assert manifest["checkpoints"] == {"encoder": half, "decoder": half}
+    assert "owner/tiny-bert@None" in json.dumps(manifest["identity"])  # what was asked for: the default branch
     assert str(tiny_bert) not in json.dumps(load("out/run/export/config.json"))
 
     before = len(hub.requests)

@@ -13,7 +13,7 @@ from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
 
 import encdec_train
 from encdec_train.errors import ConfigError, DataError, ModelError
-from encdec_train.serving.pipeline import Seq2SeqPipeline, positions
+from encdec_train.serving.pipeline import Seq2SeqPipeline, _device, positions
 
 pytest_plugins = ("hub.fixture",)
 
@@ -246,6 +246,21 @@ def test_dtype_and_device(old: Path) -> None:
         pipe = encdec_train.pipeline("summarization", str(old), device=-1, **said)
         assert {parameter.dtype for parameter in pipe.model.parameters()} == {torch.bfloat16}
         assert pipe(TEXTS[0])[0]["summary_text"]
+
+
+DEVICES = {-1: "cpu", 0: "cuda:0", 3: "cuda:3", "cpu": "cpu", "cuda": "cuda", "cuda:1": "cuda:1"}
+
+
+def test_a_device_is_said_as_transformers_does(old: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for device in (-1, "cpu", torch.device("cpu")):
+        pipe = encdec_train.pipeline("summarization", str(old), device=device)
+        assert {parameter.device for parameter in pipe.model.parameters()} == {torch.device("cpu")}
+    for name, available in (("cuda:0", True), ("cpu", False)):
+        monkeypatch.setattr("torch.cuda.is_available", lambda available=available: available)
+        with monkeypatch.context() as patched:
+            patched.setattr("torch.empty", lambda *_, **__: None)  # this machine need not have them
+            found = {device: str(_device(device)) for device in (*DEVICES, None)}
+        assert found == {**DEVICES, None: name}
 
 
 def test_roberta_counts_positions_from_behind_its_pad() -> None:

@@ -52,6 +52,7 @@ def test_the_manifest_says_what_the_run_was(finished_folder: Path) -> None:
         name: {"examples": count, "truncated_sources": 0, "truncated_targets": 0}
         for name, count in (("train", 24), ("validation", 6), ("test", 8))
     }
+    assert manifest["checkpoints"] == {half: {"name": "bert", "revision": None} for half in ("encoder", "decoder")}
     assert set(manifest["identity"]) == {"task", "data", "model", "batch", "optim", "steps", "seed"}
     assert {"git", "versions", "hardware", "command_line", "parameters"} <= set(manifest)
 

@@ -12,6 +12,7 @@ from encdec_train import api, comparison, evaluation, run, session
 from encdec_train.cluster import bundle
 from encdec_train.compose import compose
 from encdec_train.config import GenerateConfig, to_dict
+from encdec_train.doctor import preflight
 from encdec_train.errors import ConfigError, DataError, ModelError
 from encdec_train.serving.generate import CHUNK
 
@@ -50,10 +51,11 @@ def test_importing_the_package_loads_nothing_heavy() -> None:
 )
 def test_a_function_is_its_verb(module: Any, name: str, arguments: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     given: list[Any] = []
-    monkeypatch.setattr(module, name, lambda config: given.append(config) or "the answer")
+    monkeypatch.setattr(module, name, lambda *given_now: given.extend(given_now) or "the answer")
     verb = {"make_bundle": "bundle", "say_verified": "verify"}.get(name, name)
     assert getattr(encdec_train, verb)(*arguments) == (None if verb == "verify" else "the answer")
     assert to_dict(given[0]) == to_dict(compose(verb, arguments))
+    assert given[1:] == ([preflight] if name == "train" else [])
 
 
 @pytest.mark.parametrize(

@@ -34,7 +34,7 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, Any]]:
     found: list[tuple[str, Any]] = []
 
     def replace(module: Any, name: str, answer: object = None) -> None:
-        monkeypatch.setattr(module, name, lambda config: found.append((name, config)) or answer)
+        monkeypatch.setattr(module, name, lambda config, *_: found.append((name, config)) or answer)
 
     replace(run, "train")
     replace(doctor, "doctor")
@@ -138,7 +138,7 @@ def test_a_wrong_command_line(arguments: list[str], text: str, calls: list[tuple
 
 
 def raising(error: BaseException) -> Callable[[object], None]:
-    def fail(config: object) -> None:
+    def fail(*_: object) -> None:
         raise error
 
     return fail

@@ -143,6 +143,11 @@ def eager_attention(patient: Patient) -> None:
     patient.model.decoder.set_attn_implementation("eager")
 
 
+def eager_layers(patient: Patient) -> None:
+    """Only what the encoder's layers read: the config of the half goes on saying SDPA."""
+    patient.model.encoder.encoder.config._attn_implementation = "eager"
+
+
 def sight_of_the_future(patient: Patient) -> None:
     patient.model.decoder.config.is_decoder = False
     base_model(patient.model.decoder).config.is_decoder = False
@@ -176,6 +181,7 @@ MORE = {
     a_pooler: ["gradients"],
     no_gradient_to_a_number: ["gradients"],
     eager_attention: ["attention"],
+    eager_layers: ["encoder mask", "attention"],  # the mask is made for SDPA: added as a number it hides nothing
     sight_of_the_future: ["target padding", "causality"],
     a_rate_that_was_not_applied: ["dropout"],
     too_long: ["positions"],

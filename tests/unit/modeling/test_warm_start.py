@@ -9,9 +9,10 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import EncoderDecoderModel
 
-from encdec_train.config import Init, Share
+from encdec_train.config import Init, Parts, Share
+from encdec_train.decoding.search import SearchSettings
 from encdec_train.errors import ModelError
-from encdec_train.modeling.checkpoints import find
+from encdec_train.modeling.checkpoints import find, find_pair
 from encdec_train.modeling.warm_start import Changes, _check_attention, build, describe, warm_start
 
 # hidden 32, feed-forward 64, 2 layers, vocabulary 32, 64 positions, 2 token types
@@ -137,6 +138,29 @@ def test_halves_of_different_width_get_a_fresh_projection(new_bert: Callable[...
     assert sum(half.loaded + half.fresh for half in started.halves) == started.total
 
 
+@pytest.mark.parametrize("parts", [Parts.all, Parts.embeddings])
+def test_a_projection_comes_back_from_an_export(
+    parts: Parts, new_bert: Callable[..., Path], tiny_source: Any, exported: Callable[..., Path], one_thread: None
+) -> None:
+    """As the rest of the pair does: the same weights, all of them, and none is said to be fresh."""
+    wide = find("model.encoder", str(new_bert("wide", 2, hidden_size=64)), None)
+    model = build(wide, tiny_source, Share.none, Init.both, seed=0).model
+    folder = str(exported(model, SearchSettings(1, 1.0, 8, 0, 1000)))
+    pair = find_pair(((folder, None), (folder, None)), Share.none, Init.both)
+    again = build(*pair, Share.none, Init.both, seed=9, changes=Changes(parts=parts))
+    same = {name for name, p in again.model.named_parameters() if p.equal(model.get_parameter(name))}
+    names = {"enc_to_dec_proj.weight", "enc_to_dec_proj.bias"}
+    fresh = {*again.halves[1].fresh_tensors}
+    if parts is Parts.embeddings:
+        assert names <= fresh
+        assert "enc_to_dec_proj.weight" not in same
+    else:
+        assert same == dict(model.named_parameters()).keys() == {*again.warm}
+        assert (fresh, [half.fresh for half in again.halves]) == (set(), [0, 0])
+    other = find("model.decoder", str(tiny_source.name), None)
+    assert names <= {*build(pair[0], other, Share.none, Init.both, seed=9).halves[1].fresh_tensors}
+
+
 def test_the_short_form_gives_a_plain_model(tiny_bert: Path, new_bert: Callable[..., Path]) -> None:
     model = warm_start(str(tiny_bert), share="all", seed=3)
     assert type(model) is EncoderDecoderModel
@@ -193,6 +217,8 @@ def test_weights_in_other_shapes_than_the_config_says_are_refused(
 
 def test_another_attention_than_asked_for_is_refused(new_model: Callable[..., Any]) -> None:
     model = new_model()
-    model.decoder.config._attn_implementation = "eager"
-    with pytest.raises(ModelError, match=r"model.decoder: expected sdpa attention, got 'eager'"):
+    model.encoder.set_attn_implementation("eager")
+    _check_attention(model)  # the library writes to a config that the layers do not read
+    model.encoder.encoder.layer[1].attention.self.config._attn_implementation = "eager"
+    with pytest.raises(ModelError, match=r"model.encoder: expected sdpa attention, got 'eager'"):
         _check_attention(model)

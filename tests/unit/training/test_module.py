@@ -142,7 +142,7 @@ def test_gradient_checkpointing_changes_no_number_and_computes_layers_twice(
         model, count = new_model(dropout=0.1), [0]
         for half in (model.encoder, model.decoder):
             if recompute:
-                half.gradient_checkpointing_enable({"use_reentrant": False})
+                half.activation_checkpointing_enable({"use_reentrant": False})
         model.encoder.encoder.layer[0].attention.register_forward_hook(
             lambda *_, count=count: count.__setitem__(0, count[0] + 1)
         )

@@ -92,17 +92,23 @@ def test_layers_further_from_the_output_learn_more_slowly(optim: OptimConfig) ->
     assert set(lr_scales(names, optim).values()) == {1}
 
 
-def test_the_scale_reaches_the_update(new_model: Any, make_run: Any, optim: OptimConfig) -> None:
-    before = new_model(dropout=0.0)
-    plain, slow = (
-        make_run(new_model(dropout=0.0), 1, name=name, optim=used).model
-        for name, used in (("plain", optim), ("slow", replace(optim, layer_decay=0.25)))
+@pytest.mark.parametrize(
+    ("changes", "highest"), [({"layer_decay": 0.25}, [0.25, 1]), ({"fresh_lr_factor": 4.0}, [1, 4])], ids=str
+)
+def test_the_scale_reaches_the_update(
+    changes: dict[str, float], highest: list[float], new_model: Any, make_run: Any, optim: OptimConfig
+) -> None:
+    before, scaled = new_model(dropout=0.0), replace(optim, **changes)
+    fresh = frozenset(name for name, _ in before.named_parameters() if "crossattention" in name)
+    plain, other = (
+        make_run(new_model(dropout=0.0), 1, name=name, optim=used, fresh=fresh).model
+        for name, used in (("plain", optim), ("scaled", scaled))
     )
-    start, moved, less = ({name: p.detach() for name, p in m.named_parameters()} for m in (before, plain, slow))
-    scales = lr_scales(list(start), replace(optim, layer_decay=0.25))
-    assert sorted(set(scales.values()))[-2:] == [0.25, 1]
+    start, moved, found = ({name: p.detach() for name, p in m.named_parameters()} for m in (before, plain, other))
+    scales = lr_scales(list(start), scaled, fresh)
+    assert sorted(set(scales.values()))[-2:] == highest
     for name, scale in scales.items():
-        torch.testing.assert_close(less[name] - start[name], scale * (moved[name] - start[name]), rtol=1e-3, atol=1e-6)
+        torch.testing.assert_close(found[name] - start[name], scale * (moved[name] - start[name]), rtol=1e-3, atol=1e-6)
 
 
 def test_what_is_frozen_stays(new_model: Any, make_run: Any) -> None:
