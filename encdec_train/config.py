@@ -17,6 +17,14 @@ class Overlong(Enum):
     refuse = "refuse"
 
 
+class Subset(Enum):
+    """A part of DiscoFuse."""
+
+    wikipedia = "wikipedia"
+    sport = "sport"
+    balanced = "balanced"  # of the original release, in files only
+
+
 class Baseline(Enum):
     """A comparison that a run makes for itself: floors, and the ceiling that tokenizer and target limit leave."""
 
@@ -158,7 +166,7 @@ class RunConfig:
 
 @dataclass(kw_only=True)
 class TaskConfig:
-    """What is learnt, from which files, and how it is scored."""
+    """What is learnt, from which rows, and how it is scored."""
 
     name: str
     train_file: str | None
@@ -175,6 +183,16 @@ class TaskConfig:
     num_train_examples: int | None = _within(1)  # the first so many; null: all
     num_validation_examples: int | None = _within(1)
     num_test_examples: int | None = _within(1)
+    train_fraction: float = _within(1e-6, 1)  # of the training rows, drawn at random
+    fraction_seed: int = _within(0, 2**32 - 1)  # of that draw; not the run's, so that all seeds see the same rows
+    subset: Subset | None  # of DiscoFuse
+    wmt_year: int | None = _within(2014, 2019)
+    language_pair: str | None  # of WMT: source and target, such as en-de
+
+    @property
+    def files(self) -> bool:
+        """Tell whether rows are read from files of the user's; then they are all there is."""
+        return any(file is not None for file in (self.train_file, self.validation_file, self.test_file))
 
     @property
     def limits(self) -> tuple[int, int]:

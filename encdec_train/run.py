@@ -91,7 +91,7 @@ def make(config: TrainConfig, folder: RunFolder, sources: Mapping[str, SplitSour
     started = warm_start(config, session, config.model.init)
     main = distributed.rank() == 0
     if main:
-        describe_start(config, folder, session, started)
+        describe_start(config, folder, session, started, sources)
     kind = config.tracking.kind if main else TrackerName.none
     tracker = start_tracker(kind, config.tracking, folder.path, folder.run_id, to_dict(config))
     run, scores, outcome, together = Run(config, folder, session, plan, tracker), Scores(), Outcome.failed, False
@@ -115,7 +115,13 @@ def make(config: TrainConfig, folder: RunFolder, sources: Mapping[str, SplitSour
         finish(run, scores, baselines)
 
 
-def describe_start(config: TrainConfig, folder: RunFolder, session: Session, started: "WarmStart") -> None:
+def describe_start(
+    config: TrainConfig,
+    folder: RunFolder,
+    session: Session,
+    started: "WarmStart",
+    sources: Mapping[str, SplitSource],
+) -> None:
     """Write `config.yaml` and `manifest.json`, which keeps the first start as it was and lists those that went on."""
     from encdec_train.report.manifest import start, write_manifest
 
@@ -129,7 +135,8 @@ def describe_start(config: TrainConfig, folder: RunFolder, session: Session, sta
         for name, split in session.splits.items()
     }
     parameters = {"distinct": started.total, "shared": started.shared, **halves}
-    extra = {"identity": folder.identity, "finished": False, "splits": splits, "parameters": parameters}
+    data = {name: dict(source.origin) for name, source in sources.items() if source.origin}
+    extra = {"identity": folder.identity, "finished": False, "splits": splits, "parameters": parameters, "data": data}
     before = folder.manifest()
     again = {"started_again": [*before.get("started_again", []), start()]} if before else {}
     write_manifest(folder.path, {**before, **extra, **again})  # first: it says whose folder this is

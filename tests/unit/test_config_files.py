@@ -10,7 +10,7 @@ from encdec_train.compose import CONFIGS, compose, conf_dir, valid_keys
 from encdec_train.config import TrackerName, TrainConfig, to_dict
 
 FILES = sorted(path.relative_to(conf_dir()).as_posix() for path in conf_dir().rglob("*.y*ml"))
-NUM_FILES = 32
+NUM_FILES = 42
 NEEDED = {
     "compare": ["a=x", "b=y"],
     "evaluate": ["checkpoint=x"],

@@ -30,6 +30,11 @@ def task(new_pairs: Callable[[str, range], Path]) -> TaskConfig:
         num_train_examples=None,
         num_validation_examples=None,
         num_test_examples=None,
+        train_fraction=1.0,
+        fraction_seed=0,
+        subset=None,
+        wmt_year=None,
+        language_pair=None,
     )
 
 
