@@ -15,10 +15,11 @@ import numpy as np
 
 from encdec_train import console
 from encdec_train.config import TaskConfig
-from encdec_train.data.formats import reader_of, unzipped
+from encdec_train.data.formats import nearest, reader_of, unzipped
+from encdec_train.data.hub_files import OWN_FILES
 from encdec_train.data.load import NUM_SHOWN_ROWS, Rows
 from encdec_train.errors import DataError, fault
-from encdec_train.tasks.spec import Columns, TaskSpec, plain_pairs
+from encdec_train.tasks.spec import TEXT, Columns, TaskSpec, plain_pairs
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -95,11 +96,11 @@ def _say_unusable(bad: dict[int, str], split: str, place: str, num_rows: int) ->
     console.say(f"{split}: {len(bad):,} of {num_rows:,} rows are left out, no text on one side: {listed}")
 
 
-def tables_of(paths: Sequence[Path], columns: Columns) -> Iterator["pa.Table"]:
+def tables_of(paths: Sequence[Path], columns: Columns, place: str) -> Iterator["pa.Table"]:
     """Read parquet files in batches, only the columns named and `id`.
 
     Raises:
-        DataError: A file cannot be read to its end.
+        DataError: A file cannot be read to its end, or lacks a column, or has one of another type.
     """
     import pyarrow as pa
     from pyarrow import parquet
@@ -107,13 +108,29 @@ def tables_of(paths: Sequence[Path], columns: Columns) -> Iterator["pa.Table"]:
     for path in paths:
         try:
             with parquet.ParquetFile(path, page_checksum_verification=True) as file:
+                _check_schema(file.schema_arrow, columns, f"{place}:{path.name}")
                 names = [name for name in file.schema_arrow.names if name in columns or name == "id"]
                 for batch in file.iter_batches(BATCH_ROWS, columns=names):
                     batch.validate(full=True)  # texts that are not UTF-8
                     yield pa.table(batch)
         except (pa.ArrowException, OSError) as error:
             remedy = "Remove it, and the next start fetches it again"
-            raise DataError(fault(str(path), "a parquet file that can be read", None, str(error), remedy)) from error
+            raise DataError(fault(place, "a parquet file", str(path), str(error), remedy)) from error
+
+
+def _check_schema(schema: "pa.Schema", columns: Columns, place: str) -> None:
+    remedy = f"Pin an older task.revision, or {OWN_FILES}"
+    for name, kind in columns.items():
+        if name not in schema.names:
+            have = ", ".join(schema.names)
+            raise DataError(fault(place, f"a column {name!r}", have, "", remedy + nearest(name, schema.names)))
+        actual = str(schema.field(name).type).replace("large_", "")
+        if actual != TEXT if isinstance(kind, str) else not all(f"{field}: {TEXT}" in actual for field in kind):
+            raise DataError(fault(f"{place}:{name}", _expected(kind), actual, "", remedy))
+
+
+def _expected(kind: str | tuple[str, ...]) -> str:
+    return "a text" if isinstance(kind, str) else f"texts named {' and '.join(kind)}"
 
 
 def tables_of_file(path: Path, key: str, spec: TaskSpec, columns: Columns) -> Iterator["pa.Table"]:
@@ -124,12 +141,13 @@ def tables_of_file(path: Path, key: str, spec: TaskSpec, columns: Columns) -> It
     """
     import pyarrow as pa
 
-    schema = pa.schema([(name, _type(kind)) for name, kind in columns.items()])
+    types = {name: pa.string() if isinstance(kind, str) else pa.struct([(field, pa.string()) for field in kind])
+             for name, kind in columns.items()}  # fmt: skip
     with _records(path, key, spec) as records:
         while batch := list(islice(records, BATCH_ROWS)):
             for number, record in batch:
                 _check(record, columns, f"{key}: {path}:{number}")
-            yield pa.Table.from_pylist([record for _, record in batch], schema=schema)
+            yield pa.Table.from_pylist([record for _, record in batch], schema=pa.schema(types))
 
 
 @contextmanager
@@ -157,23 +175,11 @@ def _check(record: object, columns: Columns, place: str) -> None:
     if not isinstance(record, dict):
         raise DataError(f"{place}: {record}")
     for name, kind in columns.items():
-        value = record.get(name)
-        texts = (
-            [value]
-            if isinstance(kind, str)
-            else [value.get(field) for field in kind]
-            if isinstance(value, dict)
-            else [0]
-        )
-        if name not in record or not all(text is None or isinstance(text, str) for text in texts):
-            expected = "a text" if isinstance(kind, str) else f"texts named {' and '.join(kind)}"
-            raise DataError(fault(f"{place}:{name}", expected, value if name in record else "no such field"))
-
-
-def _type(kind: str | tuple[str, ...]) -> "pa.DataType":
-    import pyarrow as pa
-
-    return pa.string() if isinstance(kind, str) else pa.struct([(field, pa.string()) for field in kind])
+        value = record.get(name, 0)
+        inner = value if isinstance(value, dict) else dict.fromkeys(kind, 0)
+        texts = [value] if isinstance(kind, str) else [inner.get(field) for field in kind]
+        if not all(text is None or isinstance(text, str) for text in texts):
+            raise DataError(fault(f"{place}:{name}", _expected(kind), value if name in record else "no such field"))
 
 
 def is_plain(path: Path, key: str, columns: tuple[str, str]) -> bool:

@@ -10,26 +10,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
+from typing import NoReturn
 from urllib.parse import quote
 
-from huggingface_hub import (
-    HfApi,
-    constants,
-    hf_hub_download,
-    is_offline_mode,
-    snapshot_download,
-    try_to_load_from_cache,
-)
+from huggingface_hub import HfApi, constants, hf_hub_download, is_offline_mode, snapshot_download
+from huggingface_hub import try_to_load_from_cache as cached_file
 from huggingface_hub.errors import HfHubHTTPError, RepositoryNotFoundError, RevisionNotFoundError
 
 from encdec_train import atomic, console
-from encdec_train.data.formats import nearest
 from encdec_train.errors import ConfigError, DataError, fault
-from encdec_train.tasks.spec import Columns, OnHub
-
-if TYPE_CHECKING:
-    import pyarrow as pa
+from encdec_train.tasks.spec import OnHub
 
 ASK_SECONDS = 5.0  # for the one question, which is not repeated
 HTTPError: type[Exception] = HfHubHTTPError.__bases__[0]  # httpx's or httpx2's: what a broken connection raises
@@ -129,7 +119,15 @@ def files_of(found: Listing, place: OnHub) -> list[str]:
         num_files = {int(match["of"]) for match in matches.values() if match["of"]} or {len(matches)}
         if num_files != {len(matches)}:
             reason = f"got {len(matches)} of {max(num_files)} files, {', '.join(matches)}"
-            raise DataError(fault(str(found), f"all files of the split {place.split}", None, reason, _fetching(found)))
+            raise DataError(
+                fault(
+                    str(found),
+                    f"all files of the split {place.split}",
+                    None,
+                    reason,
+                    _fetching(found.dataset, found.revision),
+                )
+            )
         if matches:
             return list(matches)
     have = sorted({name.partition("/")[0] for name in found.files})
@@ -151,59 +149,27 @@ def fetch(found: Listing, names: Sequence[str]) -> list[Path]:
 
 
 def _fetched(found: Listing, name: str) -> Path:
-    cached = try_to_load_from_cache(found.dataset, name, revision=found.commit, repo_type="dataset")
-    is_there = isinstance(cached, str)
-    if is_there and Path(str(cached)).stat().st_size == found.files[name][0]:
-        return Path(str(cached))
+    cached = cached_file(found.dataset, name, revision=found.commit, repo_type="dataset")
+    if isinstance(cached, str) and Path(cached).stat().st_size == found.files[name][0]:
+        return Path(cached)
     download = partial(hf_hub_download, found.dataset, name, repo_type="dataset", revision=found.commit)
     try:
-        return Path(download(force_download=is_there))
+        return Path(download(force_download=isinstance(cached, str)))
     except FAILURES as error:
         if getattr(error, "errno", None) is not None and not isinstance(error, HTTPError | ConnectionError):
             raise _unwritable("HF_HUB_CACHE", constants.HF_HUB_CACHE, error) from error
         reason, remedy = _reason(error), "The next start goes on from there"
         if is_offline_mode():
-            reason, remedy = f"HF_HUB_OFFLINE is set, and {constants.HF_HUB_CACHE} lacks it", _fetching(found)
+            reason, remedy = (
+                f"HF_HUB_OFFLINE is set, and {constants.HF_HUB_CACHE} lacks it",
+                _fetching(found.dataset, found.revision),
+            )
         raise DataError(fault(str(found), f"its file {name}", None, reason, remedy)) from error
 
 
-def check_columns(found: Listing, path: Path, columns: Columns) -> None:
-    """Compare a file's columns and their types with what a task reads.
-
-    Raises:
-        DataError: One is missing or of another type, or the file is damaged.
-    """
-    import pyarrow as pa
-    from pyarrow import parquet
-
-    where, remedy = f"{found}:{path.name}", f"Pin an older task.revision, or {OWN_FILES}"
-    try:
-        schema = parquet.read_schema(path)
-    except (pa.ArrowException, OSError) as error:
-        mend = "Remove it, and the next start fetches it again"
-        raise DataError(fault(where, "a parquet file", str(path), str(error), mend)) from error
-    for name, kind in columns.items():
-        if name not in schema.names:
-            have = ", ".join(schema.names)
-            raise DataError(fault(where, f"a column {name!r}", have, "", remedy + nearest(name, schema.names)))
-        actual = schema.field(name).type
-        texts = [actual] if isinstance(kind, str) else [_inner(actual, field) for field in kind]
-        if not all(text is not None and (pa.types.is_string(text) or pa.types.is_large_string(text)) for text in texts):
-            expected = "text" if isinstance(kind, str) else f"a struct of the texts {' and '.join(kind)}"
-            raise DataError(fault(f"{where}:{name}", expected, str(actual), "", remedy))
-
-
-def _inner(kind: "pa.DataType", field: str) -> "pa.DataType | None":
-    index = kind.get_field_index(field) if hasattr(kind, "get_field_index") else -1
-    return kind.field(index).type if index >= 0 else None
-
-
-def _fetching(found: Listing) -> str:
-    return f"Where there is a network, run {_command(found.dataset, found.revision)}"
-
-
-def _command(dataset: str, revision: str | None) -> str:
-    return f"`hf download {dataset} --repo-type dataset{f' --revision {revision}' if revision else ''}`, same cache"
+def _fetching(dataset: str, revision: str | None) -> str:
+    pinned = f" --revision {revision}" if revision else ""
+    return f"Where there is a network, run `hf download {dataset} --repo-type dataset{pinned}` into the same cache"
 
 
 def _refuse(dataset: str, revision: str | None, error: Exception | None) -> NoReturn:
@@ -212,8 +178,7 @@ def _refuse(dataset: str, revision: str | None, error: Exception | None) -> NoRe
         raise ConfigError(fault("task.revision", expected, revision, "the Hub has none of it", remedy)) from error
     reason, remedy = _reason(error) if error else "", f"Check the network, or {OWN_FILES}"
     if error is None:
-        reason = f"HF_HUB_OFFLINE is set, and {constants.HF_HUB_CACHE} lacks it"
-        remedy = f"Where there is a network, run {_command(dataset, revision)}"
+        reason, remedy = f"HF_HUB_OFFLINE is set, and {constants.HF_HUB_CACHE} lacks it", _fetching(dataset, revision)
     elif isinstance(error, RepositoryNotFoundError):
         reason = "the Hub has no such data set, or you may not read it"
         remedy = f"For a private or gated one `hf auth login` or set HF_TOKEN; or {OWN_FILES}"

@@ -110,10 +110,8 @@ def _from_hub(task: TaskConfig, cache_dir: Path) -> dict[str, SplitSource]:
 
 
 def _read_hub(task: TaskConfig, name: str, found: hub_files.Listing, files: list[str]) -> Rows:
-    spec, paths, place = TASKS[task.name], hub_files.fetch(found, files), f"{found.dataset}@{found.commit[:12]}"
-    for path in paths:
-        hub_files.check_columns(found, path, spec.columns(task))
-    tables = hub_data.tables_of(paths, spec.columns(task))
+    spec, paths, place = TASKS[task.name], hub_files.fetch(found, files), str(found)
+    tables = hub_data.tables_of(paths, spec.columns(task), place)
     return hub_data.rows_of(tables, spec, task, name, place, limit_of(task, name))
 
 

@@ -42,7 +42,10 @@ def test_half_a_file_in_the_cache_is_fetched_again(
     [file] = Path(tmp_path, "hf", "hub").rglob("test-00000-of-00001.parquet")
     assert file.read_bytes() == whole
     file.resolve().write_bytes(whole[:-40] + b"x" * 40)  # of the same length
-    with pytest.raises(DataError, match=r"test-00000-of-00001.parquet: expected a parquet file, got .*Remove it, and"):
+    with pytest.raises(
+        DataError,
+        match=r"^Edin\S+@\w{12}: expected a parquet file, got '\S+test-00000-of-00001.parquet'; .*Remove it, and",
+    ):
         rows("xsum", tmp_path)
     file.resolve().write_bytes(whole[: len(whole) // 2])
     offline(monkeypatch)
@@ -106,7 +109,7 @@ def test_a_column_renamed_or_of_another_type_is_named(served: Hub, tmp_path: Pat
     found = rows("xsum", tmp_path / "cache", "task.target_column=summaries")
     assert found["test"].targets[0] == "A club has said 0."
     changed(served, tmp_path, document="int")
-    with pytest.raises(DataError, match=r"train-\S+:document: expected text, got 'int64'"):
+    with pytest.raises(DataError, match=r"train-\S+:document: expected a text, got 'int64'"):
         rows("xsum", tmp_path / "cache")
 
 

@@ -148,8 +148,8 @@ def test_what_a_verb_reads_can_be_set(verb: str) -> None:
 WRONG = [
     (
         "task=fles",
-        "task: expected one of cnn_dailymail, demo, discofuse, files, gigaword, wikisplit, wmt14_de_en, wmt14_en_de, xsum, "
-        "got 'fles'. Did you mean files.",
+        "task: expected one of cnn_dailymail, demo, discofuse, files, gigaword, wikisplit, wmt14_de_en, wmt14_en_de, "
+        "xsum, got 'fles'. Did you mean files.",
     ),
     ("optim=sgd", "optim: expected one of adamw, got 'sgd'."),
     ("optim=null", "optim: expected one of adamw, got 'null'."),
