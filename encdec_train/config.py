@@ -17,14 +17,6 @@ class Overlong(Enum):
     refuse = "refuse"
 
 
-class Subset(Enum):
-    """A part of DiscoFuse."""
-
-    wikipedia = "wikipedia"
-    sport = "sport"
-    balanced = "balanced"  # of the original release, in files only
-
-
 class Baseline(Enum):
     """A comparison that a run makes for itself: floors, and the ceiling that tokenizer and target limit leave."""
 
@@ -185,7 +177,7 @@ class TaskConfig:
     num_test_examples: int | None = _within(1)
     train_fraction: float = _within(1e-6, 1)  # of the training rows, drawn at random
     fraction_seed: int = _within(0, 2**32 - 1)  # of that draw; not the run's, so that all seeds see the same rows
-    subset: Subset | None  # of DiscoFuse
+    subset: str | None  # of DiscoFuse: wikipedia, sport, or balanced, which is in files only
     wmt_year: int | None = _within(2014, 2019)
     language_pair: str | None  # of WMT: source and target, such as en-de
 

@@ -49,7 +49,8 @@ def fetch_url(url: str, key: str, cache_dir: Path) -> tuple[Path, dict[str, str]
         etag = _download(url, built / name)
         facts = {"url": url, "etag": etag, "sha256": file_sha256(built / name)}
         atomic.write_json(built / _MANIFEST, facts)
-        atomic.discard(folder)
+        if _known(folder, name) is None:
+            atomic.discard(folder)  # it is damaged, or not there
         atomic.install(built, folder, replace=False)
     except (URLError, HTTPException, TimeoutError, ConnectionError) as error:
         raise DataError(fault(key, "a file that can be downloaded", url, str(error) or repr(error), remedy)) from error

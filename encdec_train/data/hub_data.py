@@ -5,6 +5,7 @@ its source, rows without a text on either side are left out, and counted.
 """
 
 import zipfile
+import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import islice
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 BATCH_ROWS = 10_000
+DAMAGES = (OSError, EOFError, ValueError, zipfile.BadZipFile, zlib.error)  # what reading half a file raises
 
 
 def rows_of(
@@ -158,7 +160,7 @@ def _records(path: Path, key: str, spec: TaskSpec) -> Iterator[Iterator[tuple[in
                 yield _lines(file, path, spec.parse)
             else:
                 yield reader_of(path, key)[0](unzipped(file, path), set())
-    except (OSError, EOFError, ValueError, zipfile.BadZipFile) as error:
+    except DAMAGES as error:
         raise DataError(fault(key, "a file that can be read to its end", str(path), str(error))) from error
 
 
@@ -191,8 +193,11 @@ def is_plain(path: Path, key: str, columns: tuple[str, str]) -> bool:
     if path.name.endswith(".zip") and path.is_file():
         return False
     reader, _ = reader_of(path, key)
-    with path.open("rb") as file:
-        _, first = next(reader(unzipped(file, path), set()), (0, ""))
+    try:
+        with path.open("rb") as file:
+            _, first = next(reader(unzipped(file, path), set()), (0, ""))
+    except DAMAGES:
+        return False  # whoever reads it says so
     return isinstance(first, dict) and {*columns} <= first.keys()
 
 

@@ -6,7 +6,7 @@ split, and never takes the first half of an interrupted download for all of it.
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -73,11 +73,13 @@ def _note(dataset: str, revision: str | None) -> Path:
 
 
 def _kept(found: Listing) -> Listing:
+    known = partial(_known, found.dataset, found.revision)
     try:
-        if _known(found.dataset, found.revision) != found:
+        if known() != found:
             atomic.write_json(_note(found.dataset, found.revision), asdict(found))
     except OSError as error:
-        raise _unwritable("HF_ASSETS_CACHE", constants.HF_ASSETS_CACHE, error) from error
+        if known() != found:  # else another process was faster
+            raise _unwritable("HF_ASSETS_CACHE", constants.HF_ASSETS_CACHE, error) from error
     return found
 
 
@@ -118,16 +120,8 @@ def files_of(found: Listing, place: OnHub) -> list[str]:
         matches = {name: match for name in inside if (match := layout.fullmatch(name, len(prefix)))}
         num_files = {int(match["of"]) for match in matches.values() if match["of"]} or {len(matches)}
         if num_files != {len(matches)}:
-            reason = f"got {len(matches)} of {max(num_files)} files, {', '.join(matches)}"
-            raise DataError(
-                fault(
-                    str(found),
-                    f"all files of the split {place.split}",
-                    None,
-                    reason,
-                    _fetching(found.dataset, found.revision),
-                )
-            )
+            reason, remedy = f"got {len(matches)} of {max(num_files)} files", _fetching(found.dataset, found.revision)
+            raise DataError(fault(str(found), f"all files of the split {place.split}", list(matches), reason, remedy))
         if matches:
             return list(matches)
     have = sorted({name.partition("/")[0] for name in found.files})
@@ -138,17 +132,13 @@ def files_of(found: Listing, place: OnHub) -> list[str]:
     raise DataError(fault(str(found), expected, sorted(found.files)[:5], remedy=f"Pin task.revision, or {OWN_FILES}"))
 
 
-def fetch(found: Listing, names: Sequence[str]) -> list[Path]:
-    """Return the files, downloaded where the cache lacks them or holds a part of one.
+def fetch(found: Listing, name: str) -> Path:
+    """Return a file, downloaded where the cache lacks it or holds a part of it.
 
     Raises:
         ConfigError: The Hub's cache cannot be written.
-        DataError: They cannot be had.
+        DataError: It cannot be had.
     """
-    return [_fetched(found, name) for name in names]
-
-
-def _fetched(found: Listing, name: str) -> Path:
     cached = cached_file(found.dataset, name, revision=found.commit, repo_type="dataset")
     if isinstance(cached, str) and Path(cached).stat().st_size == found.files[name][0]:
         return Path(cached)
@@ -160,11 +150,12 @@ def _fetched(found: Listing, name: str) -> Path:
             raise _unwritable("HF_HUB_CACHE", constants.HF_HUB_CACHE, error) from error
         reason, remedy = _reason(error), "The next start goes on from there"
         if is_offline_mode():
-            reason, remedy = (
-                f"HF_HUB_OFFLINE is set, and {constants.HF_HUB_CACHE} lacks it",
-                _fetching(found.dataset, found.revision),
-            )
+            reason, remedy = _lacking(), _fetching(found.dataset, found.revision)
         raise DataError(fault(str(found), f"its file {name}", None, reason, remedy)) from error
+
+
+def _lacking() -> str:
+    return f"HF_HUB_OFFLINE is set, and {constants.HF_HUB_CACHE} lacks it"
 
 
 def _fetching(dataset: str, revision: str | None) -> str:
@@ -178,7 +169,7 @@ def _refuse(dataset: str, revision: str | None, error: Exception | None) -> NoRe
         raise ConfigError(fault("task.revision", expected, revision, "the Hub has none of it", remedy)) from error
     reason, remedy = _reason(error) if error else "", f"Check the network, or {OWN_FILES}"
     if error is None:
-        reason, remedy = f"HF_HUB_OFFLINE is set, and {constants.HF_HUB_CACHE} lacks it", _fetching(dataset, revision)
+        reason, remedy = _lacking(), _fetching(dataset, revision)
     elif isinstance(error, RepositoryNotFoundError):
         reason = "the Hub has no such data set, or you may not read it"
         remedy = f"For a private or gated one `hf auth login` or set HF_TOKEN; or {OWN_FILES}"

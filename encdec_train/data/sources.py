@@ -110,9 +110,9 @@ def _from_hub(task: TaskConfig, cache_dir: Path) -> dict[str, SplitSource]:
 
 
 def _read_hub(task: TaskConfig, name: str, found: hub_files.Listing, files: list[str]) -> Rows:
-    spec, paths, place = TASKS[task.name], hub_files.fetch(found, files), str(found)
-    tables = hub_data.tables_of(paths, spec.columns(task), place)
-    return hub_data.rows_of(tables, spec, task, name, place, limit_of(task, name))
+    spec, paths = TASKS[task.name], [hub_files.fetch(found, file) for file in files]
+    tables = hub_data.tables_of(paths, spec.columns(task), str(found))
+    return hub_data.rows_of(tables, spec, task, name, str(found), limit_of(task, name))
 
 
 def _from_demo(task: TaskConfig, cache_dir: Path) -> dict[str, SplitSource]:

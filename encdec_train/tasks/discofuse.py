@@ -2,20 +2,21 @@
 
 from typing import TYPE_CHECKING
 
-from encdec_train.config import Subset, TaskConfig
+from encdec_train.config import TaskConfig
 from encdec_train.tasks.spec import TEXT, OnHub, TaskSpec, joined, pairs, splits_on_hub
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
+BALANCED = "balanced"
+SUBSETS = ("wikipedia", "sport", BALANCED)
 SOURCE = ("incoherent_first_sentence", "incoherent_second_sentence")
 TARGET = ("coherent_first_sentence", "coherent_second_sentence")
 
 
 def on_hub(task: TaskConfig) -> dict[str, OnHub]:
     """Find the splits of a full set; of a balanced one the Hub has none."""
-    subset = task.subset or Subset.wikipedia
-    return splits_on_hub("google-research-datasets/discofuse", f"discofuse-{subset.value}", key="task.subset")
+    return splits_on_hub("google-research-datasets/discofuse", f"discofuse-{task.subset}", key="task.subset")
 
 
 def prepare(table: "pa.Table", _: TaskConfig) -> "pa.Table":

@@ -187,6 +187,7 @@ def test_a_row_of_another_type_is_named(lines: str, message: str, tmp_path: Path
 )
 def test_a_damaged_file_is_named(name: str, data: bytes, tmp_path: Path) -> None:
     (tmp_path / name).write_bytes(data)
+    assert not is_plain(tmp_path / name, "task.train_file", ("source", "target"))
     with pytest.raises(
         DataError, match=rf"^task.train_file: expected a file that can be read to its end, got '\S+{name}'"
     ):
