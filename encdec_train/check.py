@@ -80,9 +80,10 @@ def _check_run(run: RunConfig) -> list[str]:
 
 def _check_task(task: TaskConfig) -> list[str]:
     faults = []
-    local = task.name in {"files", "demo"}
-    if local and task.revision is not None:
-        faults.append(fault("task.revision", "null", task.revision, f"task={task.name} reads nothing from the Hub"))
+    local = task.name in {"files", "demo", "wikisplit"}
+    if (local or task.files) and task.revision is not None:
+        what = f"task={task.name}" if local else "with files of your own it"
+        faults.append(fault("task.revision", "null", task.revision, f"{what} reads nothing from the Hub"))
     if task.source_column == task.target_column:
         faults.append(fault("task.target_column", "another column than task.source_column", task.target_column))
     paths = {key: getattr(task, key) for key in ("train_file", "validation_file", "test_file")}
@@ -196,7 +197,8 @@ def _check_train(config: TrainConfig) -> list[str]:
 
 def _check_validation(config: TrainConfig) -> list[str]:
     trainer, faults = config.trainer, []
-    validates = config.task.name != "files" or config.task.validation_file is not None
+    task = config.task
+    validates = task.validation_file is not None or not (task.files or task.name == "files")
     if trainer.patience_validations is not None and not validates:
         reason = "there is no task.validation_file to lose patience over"
         faults.append(fault("trainer.patience_validations", "null", trainer.patience_validations, reason))

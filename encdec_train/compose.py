@@ -30,6 +30,7 @@ from encdec_train.config import (
 from encdec_train.errors import ConfigError, fault
 from encdec_train.metrics import METRICS, expand
 from encdec_train.tasks import TASKS
+from encdec_train.tasks import faults as task_faults
 
 CONFIGS: dict[str, type] = {
     "train": TrainConfig,
@@ -352,6 +353,8 @@ def _check_names(config: AnyConfig) -> list[str]:
     task = config.task
     if task.name not in TASKS:
         return [fault("task.name", f"one of {', '.join(TASKS)}", task.name, "it says where the rows come from")]
+    if found := task_faults(task):
+        return found
     try:
         names = expand(task.metrics)
     except ConfigError as error:

@@ -154,7 +154,7 @@ class RunConfig:
 
 @dataclass(kw_only=True)
 class TaskConfig:
-    """What is learnt, from which files, and how it is scored."""
+    """What is learnt, from which rows, and how it is scored."""
 
     name: str
     train_file: str | None
@@ -171,6 +171,16 @@ class TaskConfig:
     num_train_examples: int | None = _within(1)  # the first so many; null: all
     num_validation_examples: int | None = _within(1)
     num_test_examples: int | None = _within(1)
+    train_fraction: float = _within(1e-6, 1)  # of the training rows, drawn at random
+    fraction_seed: int = _within(0, 2**32 - 1)  # of that draw; not the run's, so that all seeds see the same rows
+    subset: str | None  # of DiscoFuse: wikipedia, sport, or balanced, which is in files only
+    wmt_year: int | None = _within(2014, 2019)
+    language_pair: str | None  # of WMT: source and target, such as en-de
+
+    @property
+    def files(self) -> bool:
+        """Tell whether rows are read from files of the user's; then they are all there is."""
+        return any(file is not None for file in (self.train_file, self.validation_file, self.test_file))
 
     @property
     def limits(self) -> tuple[int, int]:

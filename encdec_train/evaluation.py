@@ -147,7 +147,7 @@ def _decoded(config: EvaluateConfig, rows: "Rows") -> list[str]:
 
 def _missing_split(task: TaskConfig, split: str, names: Sequence[str]) -> str:
     key = f"{split}_file"
-    if task.name == "files" and hasattr(task, key):
+    if (task.files or task.name == "files") and hasattr(task, key):
         return fault(f"task.{key}", "a file of pairs", "null", f"split={split} reads it")
     return fault("split", f"one of {', '.join(names) or 'train, validation, test'}", split)
 

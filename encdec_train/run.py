@@ -103,7 +103,7 @@ def make(
         preflight(config, session, started.model)
     main = distributed.rank() == 0
     if main:
-        describe_start(config, folder, session, started)
+        describe_start(config, folder, session, started, sources)
     kind = config.tracking.kind if main else TrackerName.none
     tracker = start_tracker(kind, config.tracking, folder.path, folder.run_id, to_dict(config))
     run, scores, outcome, together = Run(config, folder, session, plan, tracker), Scores(), Outcome.failed, False
@@ -127,7 +127,13 @@ def make(
         finish(run, scores, baselines)
 
 
-def describe_start(config: TrainConfig, folder: RunFolder, session: Session, started: "WarmStart") -> None:
+def describe_start(
+    config: TrainConfig,
+    folder: RunFolder,
+    session: Session,
+    started: "WarmStart",
+    sources: Mapping[str, SplitSource],
+) -> None:
     """Write `config.yaml` and `manifest.json`, which keeps the first start as it was and lists those that went on."""
     from encdec_train.report.manifest import start, write_manifest
 
@@ -142,13 +148,14 @@ def describe_start(config: TrainConfig, folder: RunFolder, session: Session, sta
     }
     parameters = {"distinct": started.total, "shared": started.shared, **halves}
     named = zip(("encoder", "decoder"), config.model.sources, session.halves, strict=True)
-    found = {half: {"name": name, "revision": source.revision} for half, (name, _), source in named}
+    origins = {
+        "checkpoints": {half: {"name": name, "revision": source.revision} for half, (name, _), source in named},
+        "data": {name: dict(source.origin) for name, source in sources.items() if source.origin},
+    }
     extra = {"identity": folder.identity, "finished": False, "splits": splits, "parameters": parameters}
     before = folder.manifest()
     again = {"started_again": [*before.get("started_again", []), start()]} if before else {}
-    write_manifest(
-        folder.path, {"checkpoints": found, **before, **extra, **again}
-    )  # first: it says whose folder this is
+    write_manifest(folder.path, {**origins, **before, **extra, **again})  # first: it says whose folder this is
     (folder.path / "config.yaml").write_text(to_yaml(config), encoding="utf-8")
 
 

@@ -61,7 +61,9 @@ class Bundle:
         """Return the rows by split, with the fingerprints that they had where they came from."""
         return {
             name: SplitSource(
-                said["fingerprint"], partial(_read_rows, self.path / _file_of(name), limit_of(task, name))
+                said["fingerprint"],
+                partial(_read_rows, self.path / _file_of(name), limit_of(task, name)),
+                said["origin"],
             )
             for name, said in self.manifest["splits"].items()
         }
@@ -153,8 +155,8 @@ def build(
         for name, split in splits.items():
             _write_rows(split.load(), built / _file_of(name))
         (built / CONFIG).write_text(text, encoding="utf-8")
-        said = {name: {"fingerprint": split.fingerprint, "limit": limit_of(config.task, name)}
-                for name, split in splits.items()}  # fmt: skip
+        said = {name: {"fingerprint": split.fingerprint, "limit": limit_of(config.task, name),
+                       "origin": dict(split.origin)} for name, split in splits.items()}  # fmt: skip
         files = {name: {"bytes": (built / name).stat().st_size, "sha256": file_sha256(built / name)}
                  for name in sorted(_names(built))}  # fmt: skip
         values = {"task": _rows_of(config.task), "models": models, "checkpoints": dict(checkpoints),

@@ -1,17 +1,19 @@
 """SOURCES: where a task's rows come from. Nothing is read before a split's `load` is called."""
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
 from encdec_train.config import TaskConfig
-from encdec_train.data import demo_corpus
+from encdec_train.data import demo_corpus, download, hub_data, hub_files
 from encdec_train.data.demo import DemoSizes
 from encdec_train.data.load import Rows, load_file
 from encdec_train.errors import ConfigError, fault
-from encdec_train.fingerprint import file_sha256
+from encdec_train.fingerprint import file_sha256, json_sha256
 from encdec_train.tasks import TASKS
+
+PREPARED = 1  # part of the fingerprint of rows that a task makes of others: raise it when they change
 
 
 @dataclass(frozen=True)
@@ -19,18 +21,24 @@ class SplitSource:
     """One split that has not been read yet."""
 
     fingerprint: str  # changes when its rows do
-    load: Callable[[], Rows]  # reads and checks them
+    load: Callable[[], Rows]  # fetches, reads and checks them
+    origin: Mapping[str, str] = field(default_factory=dict)  # data set and commit, or address, for the manifest
 
 
 def splits_of(task: TaskConfig, cache_dir: Path) -> dict[str, SplitSource]:
     """Find a task's splits by name: `train`, `validation`, `test` and further test splits, where they exist.
 
+    Where the task names files, they are all there is, and nothing is fetched.
+
     Raises:
         ConfigError: When a split is another one's twin.
-        DataError: When a file is missing.
+        DataError: When a file is missing, or a data set cannot be had.
     """
-    splits = SOURCES[TASKS[task.name].source](task, cache_dir)
+    splits = SOURCES["files" if task.files else TASKS[task.name].source](task, cache_dir)
     train = splits.get("train")
+    if train is not None and task.train_fraction < 1:
+        key = json_sha256([train.fingerprint, task.train_fraction, task.fraction_seed])
+        train = splits["train"] = replace(train, fingerprint=key, load=partial(_part, train.load, task))
     for name, split in splits.items():
         if train is not None and name != "train" and split.fingerprint == train.fingerprint:
             key, reason = f"{name}_file", "the two have the same content, and scores on training data say nothing"
@@ -40,8 +48,15 @@ def splits_of(task: TaskConfig, cache_dir: Path) -> dict[str, SplitSource]:
 
 def limit_of(task: TaskConfig, split: str) -> int | None:
     """Return how many rows of a split are used, None for all."""
-    limits = {"train": task.num_train_examples, "validation": task.num_validation_examples}
+    train = task.num_train_examples if task.train_fraction == 1 else None  # a fraction is of all rows
+    limits = {"train": train, "validation": task.num_validation_examples}
     return limits.get(split, task.num_test_examples)
+
+
+def _part(load: Callable[[], Rows], task: TaskConfig) -> Rows:
+    rows = load()
+    chosen = hub_data.part(len(rows), task.train_fraction, task.fraction_seed)
+    return hub_data.taken(rows, chosen[: task.num_train_examples])
 
 
 def _from_files(task: TaskConfig, cache_dir: Path) -> dict[str, SplitSource]:
@@ -50,11 +65,54 @@ def _from_files(task: TaskConfig, cache_dir: Path) -> dict[str, SplitSource]:
         given = getattr(task, f"{name}_file")
         if given is None:
             continue
-        columns, key = (task.source_column, task.target_column), f"task.{name}_file"
-        read = partial(load_file, Path(given), *columns, key=key, reverse=task.reverse)
+        columns, key, path = (task.source_column, task.target_column), f"task.{name}_file", Path(given)
+        if TASKS[task.name].prepare is not None and not hub_data.is_plain(path, key, columns):
+            splits[name] = _original(task, name, path, {})
+            continue
+        read = partial(load_file, path, *columns, key=key, reverse=task.reverse)
         read(limit=1)  # a missing file or column is said at once
-        splits[name] = SplitSource(file_sha256(Path(given)), partial(read, limit=limit_of(task, name)))
+        splits[name] = SplitSource(file_sha256(path), partial(read, limit=limit_of(task, name)))
     return splits
+
+
+def _original(task: TaskConfig, name: str, path: Path, origin: Mapping[str, str]) -> SplitSource:
+    """Read a file in the form in which the task's own rows are."""
+    spec, key = TASKS[task.name], f"task.{name}_file"
+    columns = spec.columns(task)
+
+    def read() -> Rows:
+        tables = hub_data.tables_of_file(path, key, spec, columns)
+        return hub_data.rows_of(tables, spec, task, name, str(path), limit_of(task, name))
+
+    return SplitSource(json_sha256([PREPARED, file_sha256(path), task.language_pair]), read, origin)
+
+
+def _from_urls(task: TaskConfig, cache_dir: Path) -> dict[str, SplitSource]:
+    spec, splits = TASKS[task.name], {}
+    for name, file in spec.urls.items():
+        path, origin = download.fetch_url(spec.base_url + file, f"task.{name}_file", cache_dir)
+        splits[name] = _original(task, name, path, origin)
+    return splits
+
+
+def _from_hub(task: TaskConfig, cache_dir: Path) -> dict[str, SplitSource]:
+    spec, splits, known = TASKS[task.name], {}, dict[str, hub_files.Listing]()
+    for name, place in (spec.on_hub(task) if spec.on_hub else {}).items():
+        revision = (task.revision if place.pinned else None) or place.branch
+        found = known.get(place.dataset) or hub_files.listing(place.dataset, revision)
+        known[place.dataset] = found
+        files, columns = hub_files.files_of(found, place), spec.columns(task)
+        contents = [found.files[file][1] for file in files]
+        key = json_sha256([PREPARED, name, contents, *columns, task.language_pair])
+        origin = {"dataset": found.dataset, "revision": found.commit}
+        splits[name] = SplitSource(key, partial(_read_hub, task, name, found, files), origin)
+    return splits
+
+
+def _read_hub(task: TaskConfig, name: str, found: hub_files.Listing, files: list[str]) -> Rows:
+    spec, paths = TASKS[task.name], [hub_files.fetch(found, file) for file in files]
+    tables = hub_data.tables_of(paths, spec.columns(task), str(found))
+    return hub_data.rows_of(tables, spec, task, name, str(found), limit_of(task, name))
 
 
 def _from_demo(task: TaskConfig, cache_dir: Path) -> dict[str, SplitSource]:
@@ -70,4 +128,9 @@ def _from_demo(task: TaskConfig, cache_dir: Path) -> dict[str, SplitSource]:
     return {name: SplitSource(f"{demo_corpus.fingerprint(sizes)}/{name}", partial(read, name)) for name in names}
 
 
-SOURCES: dict[str, Callable[[TaskConfig, Path], dict[str, SplitSource]]] = {"files": _from_files, "demo": _from_demo}
+SOURCES: dict[str, Callable[[TaskConfig, Path], dict[str, SplitSource]]] = {
+    "files": _from_files,
+    "demo": _from_demo,
+    "hub": _from_hub,
+    "urls": _from_urls,
+}

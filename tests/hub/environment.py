@@ -20,7 +20,8 @@ def point_to(endpoint: str, home: Path, monkeypatch: pytest.MonkeyPatch) -> None
     for name, found in {
         "ENDPOINT": endpoint, "HF_HOME": str(home), "HF_HUB_CACHE": str(cache), "HF_HUB_OFFLINE": False,
         "HUGGINGFACE_CO_URL_TEMPLATE": endpoint + "/{repo_id}/resolve/{revision}/{filename}",
-        "HF_TOKEN_PATH": str(home / "token"), "HF_HUB_DISABLE_XET": True, "HF_HUB_DISABLE_TELEMETRY": True,
+        "HF_ASSETS_CACHE": str(home / "assets"), "HF_TOKEN_PATH": str(home / "token"),
+        "HF_HUB_DISABLE_XET": True, "HF_HUB_DISABLE_TELEMETRY": True,
     }.items():  # fmt: skip
         monkeypatch.setattr(constants, name, found)
     home.mkdir(exist_ok=True)

@@ -23,6 +23,7 @@ API = re.compile(
     r"(?:/(?P<verb>revision|tree|paths-info|parquet)(?:/(?P<rest>.*))?)?"
 )
 RESOLVE = re.compile(r"/(?P<kind>datasets/)?(?P<id>[^/]+/[^/]+)/resolve/(?P<revision>[^/]+)/(?P<file>.+)")
+FILE = re.compile(r"/files/(?P<name>.+)")  # of another server, such as GitHub's
 BLOB = re.compile(r"/blob/(?P<sha>[0-9a-f]{64})")
 
 
@@ -69,6 +70,7 @@ class Hub:
     storage: str  # the same server under another host name, as the real one has large files elsewhere
     repositories: dict[tuple[str, str], Repository] = field(default_factory=dict)
     parquet: dict[str, dict[str, dict[str, list[str]]]] = field(default_factory=dict)
+    files: dict[str, Path] = field(default_factory=dict)  # by name, under `/files/`
     token: str = "hf_of_a_test"
     requests: list[str] = field(default_factory=list)  # "GET /path" of each request
     failure: Failure | None = None
@@ -93,6 +95,10 @@ class Hub:
     def heal(self) -> None:
         """Answer well again."""
         self.failure = None
+
+    def etag(self, file: Path) -> str:
+        """Return what the server sends as a small file's etag."""
+        return f'"{_blob_id(file.read_bytes())}"'
 
     def fails_at(self, path: str) -> Failure | None:
         """Return what to do wrong for this path, once less often."""
@@ -139,6 +145,9 @@ class Handler(BaseHTTPRequestHandler):
             self._resolve(found, cut)
         elif found := BLOB.fullmatch(path):
             self._blob(found["sha"], cut)
+        elif (found := FILE.fullmatch(path)) and (file := self.hub.files.get(unquote(found["name"]))) is not None:
+            content = file.read_bytes()
+            self._file(content, {"ETag": f'"{_blob_id(content)}"'}, cut)
         else:
             self._send(404, b"{}", {})
 
@@ -174,6 +183,8 @@ class Handler(BaseHTTPRequestHandler):
             self._json(entries)
         else:
             siblings = [{"rfilename": file} for file in files]
+            if query.get("blobs", [""])[0].lower() == "true":
+                siblings = [_sibling(entry) for entry in _tree(files, "", recursive=True)]
             day = "2020-10-27T00:00:00.000Z"
             self._json({
                 "_id": commit[:24], "id": name, "modelId": name, "sha": commit, "private": repository.private,
@@ -238,6 +249,11 @@ class Handler(BaseHTTPRequestHandler):
 
 def _blob_id(content: bytes) -> str:
     return hashlib.sha1(b"blob %d\0" % len(content) + content, usedforsecurity=False).hexdigest()
+
+
+def _sibling(entry: dict[str, Any]) -> dict[str, Any]:
+    more = {"lfs": {"sha256": lfs["oid"], "size": lfs["size"], "pointerSize": 130}} if (lfs := entry.get("lfs")) else {}
+    return {"rfilename": entry["path"], "size": entry["size"], "blobId": entry["oid"], **more}
 
 
 def _tree(files: dict[str, Path], below: str, *, recursive: bool) -> Iterator[dict[str, object]]:

@@ -146,7 +146,11 @@ def test_what_a_verb_reads_can_be_set(verb: str) -> None:
 
 
 WRONG = [
-    ("task=fles", "task: expected one of demo, files, got 'fles'. Did you mean files."),
+    (
+        "task=fles",
+        "task: expected one of cnn_dailymail, demo, discofuse, files, gigaword, wikisplit, wmt14_de_en, wmt14_en_de, "
+        "xsum, got 'fles'. Did you mean files.",
+    ),
     ("optim=sgd", "optim: expected one of adamw, got 'sgd'."),
     ("optim=null", "optim: expected one of adamw, got 'null'."),
     ("optim=[adamw]", "optim: expected one of adamw, got ['adamw']."),
@@ -170,7 +174,11 @@ WRONG = [
     ("task.metrics=[sari,3]", "task.metrics[1]: expected text, got 3. "),
     ("run.baselines=[copy,none]", "run.baselines[1]: expected one of copy, lead3, ceiling, random, got 'none'."),
     ("task.metrics=[bleu]", f"task.metrics: expected names out of {METRICS}, got 'bleu'. The nearest is sacrebleu."),
-    ("task.name=news", "task.name: expected one of files, demo, got 'news'; it says where the rows come from."),
+    (
+        "task.name=news",
+        "task.name: expected one of files, demo, cnn_dailymail, xsum, gigaword, wmt14_en_de, wmt14_de_en, discofuse, "
+        "wikisplit, got 'news'; it says where the rows come from.",
+    ),
     ("trainer.best_metric=chrf", "trainer.best_metric: expected one of loss, sacrebleu, rouge1, rouge2, rougeL, "
      "rougeLsum, sari, exact_match, got 'chrf'. Add chrf to task.metrics."),
     ("trainer.best_metric=exact", "trainer.best_metric: expected one of loss, sacrebleu, rouge1, rouge2, rougeL, "

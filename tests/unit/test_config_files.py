@@ -14,7 +14,7 @@ FILES = sorted(
     for path in conf_dir().rglob("*.y*ml")
     if "experiment" not in path.parts  # see test_experiments.py
 )
-NUM_FILES = 34
+NUM_FILES = 44
 NEEDED = {
     "compare": ["a=x", "b=y"],
     "evaluate": ["checkpoint=x"],

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from encdec_train.config import Overlong, TaskConfig
+from encdec_train.data.hub_data import part
 from encdec_train.data.sources import limit_of, splits_of
 from encdec_train.errors import ConfigError, DataError
 
@@ -30,6 +31,11 @@ def task(new_pairs: Callable[[str, range], Path]) -> TaskConfig:
         num_train_examples=None,
         num_validation_examples=None,
         num_test_examples=None,
+        train_fraction=1.0,
+        fraction_seed=0,
+        subset=None,
+        wmt_year=None,
+        language_pair=None,
     )
 
 
@@ -84,8 +90,53 @@ def test_what_is_missing_is_said_before_anything_is_read(task: TaskConfig, tmp_p
 
 
 def test_the_demo_has_two_test_splits(task: TaskConfig, tmp_path: Path) -> None:
-    demo = replace(task, name="demo", num_train_examples=7, num_validation_examples=4, num_test_examples=3)
+    demo = replace(task, name="demo", train_file=None, validation_file=None, test_file=None)
+    demo = replace(demo, num_train_examples=7, num_validation_examples=4, num_test_examples=3)
     splits = splits_of(demo, tmp_path)
     assert list(splits) == ["train", "validation", "test", "test_unseen_words"]
     assert len({split.fingerprint for split in splits.values()}) == 4
     assert [len(split.load()) for split in splits.values()] == [7, 4, 3, 3]
+
+
+def test_a_fraction_of_the_training_rows_is_another_training_split(task: TaskConfig, tmp_path: Path) -> None:
+    whole, third, other, few = (
+        splits_of(replace(task, **changes), tmp_path)
+        for changes in (
+            {},
+            {"train_fraction": 0.5},
+            {"train_fraction": 0.5, "fraction_seed": 1},
+            {"train_fraction": 0.5, "num_train_examples": 2},
+        )
+    )
+    assert len({splits["train"].fingerprint for splits in (whole, third, other)}) == 3
+    assert third["test"].fingerprint == whole["test"].fingerprint
+    expected = [f"row{index}" for index in part(12, 0.5, 0)]
+    assert third["train"].load().ids == expected
+    assert other["train"].load().ids != expected
+    assert few["train"].load().ids == expected[:2]
+
+
+def test_files_in_a_tasks_stead_are_all_there_is(task: TaskConfig, tmp_path: Path) -> None:
+    wiki = tmp_path / "test.tsv"
+    wiki.write_text("A , b .\tA . <::::> B .\n" * 3)
+    stead = replace(task, name="wikisplit", train_file=None, test_file=str(wiki), num_test_examples=2)
+    splits = splits_of(stead, tmp_path)
+    assert list(splits) == ["validation", "test"]
+    assert splits["validation"].load().ids[0] == "row20"  # pairs as they stand
+    assert splits["test"].load().targets == ["A . B ."] * 2
+    assert splits["test"].fingerprint != splits["validation"].fingerprint
+    assert splits_of(replace(stead, name="files", test_file=None), tmp_path)["validation"].load().ids[0] == "row20"
+
+
+def test_the_pair_of_a_task_is_part_of_the_fingerprint(task: TaskConfig, tmp_path: Path) -> None:
+    file = tmp_path / "train.jsonl"
+    file.write_text('{"translation": {"en": "a", "de": "b"}}\n')
+    there, back = (
+        splits_of(
+            replace(task, name="wmt14_en_de", train_file=str(file), validation_file=None, test_file=None, **pair),
+            tmp_path,
+        )["train"]
+        for pair in ({"language_pair": "en-de"}, {"language_pair": "de-en"})
+    )
+    assert there.fingerprint != back.fingerprint
+    assert (there.load().sources, back.load().sources) == (["a"], ["b"])
