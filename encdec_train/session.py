@@ -41,6 +41,8 @@ def checkpoint_fingerprints(model: ModelConfig) -> dict[str, str]:
     """Say which weights a run starts from: by content for a folder, by id and revision for the Hub."""
     found = {}
     for half, (name, revision) in zip(("encoder", "decoder"), model.sources, strict=True):
+        if half == "encoder" and model.encoder is None:
+            continue
         if name == DEMO:
             found[half] = demo_key()
         else:
@@ -83,8 +85,8 @@ def with_demo_checkpoint(model: ModelConfig, cache: Path) -> ModelConfig:
         console.say(f"pretraining a tiny BERT on {text} (once; kept in {folder})")
         with console.progress(settings.steps, "pretrain") as bar:
             pretrain.pretrain_mlm(text, folder, settings, on_step=lambda step, total, loss: bar.advance(loss=loss))
-    encoder, decoder = (str(folder) if name == DEMO else name for name in (model.encoder, model.decoder))
-    return replace(model, encoder=encoder, decoder=decoder)
+    encoder = str(folder) if model.encoder == DEMO else model.encoder
+    return replace(model, encoder=encoder, decoder=str(folder) if model.decoder == DEMO else model.decoder)
 
 
 def open_session(config: TrainConfig, rows: "Mapping[str, Rows]", sources: Mapping[str, SplitSource]) -> Session:
@@ -96,9 +98,13 @@ def open_session(config: TrainConfig, rows: "Mapping[str, Rows]", sources: Mappi
         DataError: When a pair is too long and `task.overlong=refuse`, or holds no token.
     """
     from encdec_train.data.preprocess import TextCodec
+    from encdec_train.modeling.causal import find_alone
     from encdec_train.modeling.checkpoints import find_pair, special_ids
 
-    encoder, decoder = find_pair(config.model.sources, config.model.share, config.model.init)
+    if config.model.encoder is None:
+        encoder = decoder = find_alone(*config.model.sources[1])
+    else:
+        encoder, decoder = find_pair(config.model.sources, config.model.share, config.model.init)
     _check_positions(config.task, encoder, decoder)
     ids = special_ids(decoder)
     source_pad = encoder.tokenizer.pad_token_id or 0  # masked, so any id of the vocabulary will do
@@ -113,12 +119,16 @@ def warm_start(config: TrainConfig, session: Session, init: Init) -> "WarmStart"
     Raises:
         EncDecError: When a checkpoint cannot be used, or `optim.freeze` names nothing.
     """
+    from encdec_train.modeling import causal
     from encdec_train.modeling.warm_start import Changes, build, describe
     from encdec_train.training.optim import freeze
 
     model = config.model
     changes = Changes((model.dropout, model.attention_dropout), model.init_parts, model.layers)
-    started = build(*session.halves, model.share, init, seed=config.seed, changes=changes)
+    if session.halves[1].alone:
+        started = causal.build(session.halves[1], init, seed=config.seed, changes=changes)
+    else:
+        started = build(*session.halves, model.share, init, seed=config.seed, changes=changes)
     header, rows = describe(started)
     console.say(console.table(rows, header))
     freeze(started.model, config.optim.freeze)
@@ -174,13 +184,13 @@ def open_export(config: EvaluateConfig | GenerateConfig) -> Exported:
     """
     from encdec_train.data.preprocess import TextCodec
     from encdec_train.modeling.export import load
+    from encdec_train.modeling.families import is_causal
     from encdec_train.modeling.precision import autocast
 
     model, (source, target) = load(config.checkpoint)
     ids, device = model.generation_config, device_type(config.trainer.accelerator)
-    codec = TextCodec(
-        source, target, ids.decoder_start_token_id, ids.eos_token_id, ids.pad_token_id, source.pad_token_id or 0
-    )
+    start = ids.eos_token_id if is_causal(model) else ids.decoder_start_token_id
+    codec = TextCodec(source, target, start, ids.eos_token_id, ids.pad_token_id, source.pad_token_id or 0)
     limit, search = source_limit(config.task, model, source), search_of(config, ids)
     cast("torch.nn.Module", model).to(device)
     return Exported(model, codec, search, limit, partial(autocast, config.trainer.precision, device))
@@ -190,10 +200,10 @@ def source_limit(task: TaskConfig, model: "EncoderDecoderModel", tokenizer: "Pre
     """Return the longest source in tokens: the config's, else what the export says, as far as its positions reach."""
     if task.max_source_tokens is not None:
         return task.max_source_tokens
-    from encdec_train.modeling.families import max_positions
+    from encdec_train.modeling.families import max_positions, sides
 
     said = int(tokenizer.model_max_length)
-    return min(said, max_positions(model.encoder.config) or said)
+    return min(said, max_positions(sides(model)[0][1].config) or said)
 
 
 def _check_positions(task: TaskConfig, encoder: "Source", decoder: "Source") -> None:
@@ -203,6 +213,11 @@ def _check_positions(task: TaskConfig, encoder: "Source", decoder: "Source") -> 
         if half.max_positions is not None and limit > half.max_positions:
             reason = f"{half.name} has {half.max_positions} positions"
             faults.append(fault(f"task.{key}", f"2..{half.max_positions}", limit, reason, remedy))
+    if decoder.alone and not faults and decoder.max_positions is not None and sum(task.limits) > decoder.max_positions:
+        reason = f"source and target are one sequence, and {decoder.name} has {decoder.max_positions} positions"
+        expected = f"at most {decoder.max_positions} together with task.max_target_tokens"
+        got = f"{task.limits[0]} + {task.limits[1]}"
+        faults.append(fault("task.max_source_tokens", expected, got, reason, "Lower one of them"))
     if faults:
         raise ConfigError(faults)
 

@@ -10,6 +10,7 @@ from encdec_train.errors import ModelError
 if TYPE_CHECKING:
     from encdec_train.doctor.patient import Finding, Patient
 
+OF_PAIRS = {"start token", "sharing"}  # a model without an encoder has no such part
 BLOCKING = {"positions", "vocabulary"}  # where they fail, a forward would only be an index error
 
 
@@ -37,11 +38,13 @@ def examine(patient: "Patient") -> "dict[str, Finding]":
     """Make every check; the overfit test only where no other fails."""
     from encdec_train.doctor.checks import CHECKS
     from encdec_train.doctor.patient import Finding, Status
+    from encdec_train.modeling.families import is_causal
 
+    absent = OF_PAIRS if is_causal(patient.model) else set()
     findings: dict[str, Finding] = {}
     for name, check in CHECKS.items():
         failed = {other for other, finding in findings.items() if finding.status is Status.fail}
         blocked = failed if name == "overfit" else failed & BLOCKING
-        why = f"first: {', '.join(sorted(blocked))}"
-        findings[name] = Finding(Status.not_run, why) if blocked else check(patient)
+        why = "there is no encoder" if name in absent else f"first: {', '.join(sorted(blocked))}"
+        findings[name] = Finding(Status.not_run, why) if blocked or name in absent else check(patient)
     return findings

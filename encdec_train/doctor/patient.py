@@ -86,8 +86,8 @@ class Patient:
 
     @property
     def halves(self) -> tuple[tuple[str, Any], tuple[str, Any]]:
-        """Both halves with their names."""
-        return ("encoder", self.model.encoder), ("decoder", self.model.decoder)
+        """Both halves with their names; twice a model without an encoder."""
+        return families.sides(self.model)
 
     @cached_property
     def exact(self) -> Any:  # noqa: ANN401 - a pair, with attributes the library does not declare
@@ -140,11 +140,11 @@ class Patient:
 def cropped(model: EncoderDecoderModel) -> Any:  # noqa: ANN401 - a pair, with attributes the library does not declare
     """Copy the model with its first layers only; what is shared stays shared, and the others are never copied."""
     memo: dict[int, Any] = {}
-    for half in (model.encoder, model.decoder):
+    for _, half in families.sides(model):
         layers = families.layers(half)[1]
         memo[id(layers)] = nn.ModuleList(copy.deepcopy(layer, memo) for layer in layers[:NUM_LAYERS])
     crop = copy.deepcopy(model, memo)
-    for half in (crop.encoder, crop.decoder):
+    for _, half in families.sides(crop):
         half.config.num_hidden_layers = min(NUM_LAYERS, half.config.num_hidden_layers)
     return crop
 
@@ -178,9 +178,7 @@ def admit(config: TrainConfig) -> Patient:
     started, codec, split = warm_start(config, session, config.model.init), session.codec, session.splits["train"]
     freeze(started.model, config.optim.freeze)
     model: Any = started.model
-    limit = min(
-        MAX_TOKENS, *(families.max_positions(half.config) or MAX_TOKENS for half in (model.encoder, model.decoder))
-    )
+    limit = min(MAX_TOKENS, *(families.max_positions(half.config) or MAX_TOKENS for _, half in families.sides(model)))
     texts, ids, targets = _short(split, codec, limit - PAST)
     micro = collate(ids, targets, codec.decoder_start_id, (codec.source_pad_id, codec.pad_id)).to(device)
     cut = (split.num_truncated_sources, split.num_truncated_targets, len(split))
