@@ -14,6 +14,7 @@ from encdec_train.config import (
     Init,
     ModelConfig,
     OptimConfig,
+    Parts,
     RunConfig,
     Schedule,
     Share,
@@ -205,7 +206,11 @@ def _check_train(config: TrainConfig) -> list[str]:
     if average > 1 and config.trainer.patience_validations is not None:
         reason = "a run that loses its patience does not reach the steps to be averaged"
         faults.append(fault("trainer.patience_validations", "null with optim.average_last above 1", None, reason))
-    if config.model.encoder is None and config.decoding.no_repeat_ngram:
+    frozen, model = config.optim.freeze_warm_steps, config.model
+    if frozen and model.encoder is None and (model.init, model.init_parts) == (Init.decoder, Parts.all):
+        reason = "without an encoder everything comes from the checkpoint: nothing would learn in those steps"
+        faults.append(fault("optim.freeze_warm_steps", "0", frozen, reason))
+    if model.encoder is None and config.decoding.no_repeat_ngram:
         faults.append(fault("decoding.no_repeat_ngram", "0", config.decoding.no_repeat_ngram, NGRAMS_OF_PREFIX))
     faults += _check_validation(config)
     limit, longest = config.decoding.max_new_tokens, config.task.max_target_tokens

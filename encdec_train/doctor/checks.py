@@ -53,10 +53,10 @@ def end_token(patient: Patient) -> Finding:
 def generation_settings(patient: Patient) -> Finding:
     """Start, end and pad are in both configs, and the longest output is explicit (known_defects D3, D15, D20)."""
     model, search = patient.model, patient.search.generation_config(patient.model)
-    said = {
-        name: (getattr(model.config, name, None), getattr(model.generation_config, name, None))
-        for name in SETTINGS[families.is_causal(model) :]  # its start is the end of the source
-    }
+    alone, theirs = families.is_causal(model), model.generation_config
+    own: Any = theirs if alone else model.config
+    names = SETTINGS[1:] if alone else SETTINGS  # the start is the end of the source
+    said = {name: (getattr(own, name, None), getattr(theirs, name, None)) for name in names}
     wrong = [name for name, values in said.items() if values[0] is None or values[0] != values[1]]
     codec = {SETTINGS[0]: patient.codec.decoder_start_id, SETTINGS[2]: patient.codec.pad_id}
     wrong += [name for name, value in codec.items() if name in {*said} - {*wrong} and said[name][1] != value]

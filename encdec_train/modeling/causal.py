@@ -59,8 +59,9 @@ def build(source: Source, init: Init, *, seed: int, changes: Changes) -> WarmSta
         torch.manual_seed(seed)
         loaded, warm = load_half("decoder", source, init in {Init.both, Init.decoder}, changes)
     model, ids = cast(Any, loaded), special_ids(source)
-    for config in (model.config, model.generation_config):
-        config.eos_token_id, config.pad_token_id = ids.eos, ids.pad
+    model.config.eos_token_id = model.generation_config.eos_token_id = ids.eos
+    model.generation_config.pad_token_id = ids.pad
+    model.config.pad_token_id = None  # else the library looks for padding in every forward, and warns of it
     model.train()  # from_pretrained leaves eval mode (known_defects D7)
     named = list(model.named_parameters())
     decoder = account("decoder", source, model, warm, {})

@@ -104,9 +104,10 @@ def _load(name: str, where: Path, types: Collection[str]) -> tuple[Any, Tokenize
     alone = source is not None and ends_sources(source)
     if (CAUSAL if alone else config.model_type) not in types:
         what = f"{'an encoder-decoder' if CAUSAL in types else 'a sequence-to-sequence'} model"
-        remedy = "Pretrained halves are for `encdec train model.encoder=…`"
-        remedy = "A decoder-only model is for `encdec generate`" if alone else remedy
-        raise ModelError(fault("checkpoint", what, config.model_type, f"{name} is no export", remedy))
+        reason, remedy = f"{name} is no export", "Pretrained halves are for `encdec train model.encoder=…`"
+        if alone:
+            reason, remedy = f"{name} has no encoder", "`encdec generate` can use it"
+        raise ModelError(fault("checkpoint", what, config.model_type, reason, remedy))
     check_weights("checkpoint", name, (file.name for file in where.iterdir()))
     library: Any = AutoModelForCausalLM if alone else AutoModelForSeq2SeqLM  # untyped: `output_loading_info`
     model, info = library.from_pretrained(
