@@ -106,7 +106,7 @@ def continuations(model: Any, sources: Sequence[Any], config: GenerationConfig) 
     ids_BS = torch.full((len(sources), longest), int(cast(Any, config.pad_token_id)))
     mask_BS = torch.zeros_like(ids_BS)
     for row, source in enumerate(sources):
-        ids_BS[row, longest - len(source) :] = torch.as_tensor(source)
+        ids_BS[row, longest - len(source) :] = torch.tensor(source)  # a copy: the data set cannot be written to
         mask_BS[row, longest - len(source) :] = 1
     found_BT = model.generate(
         input_ids=ids_BS.to(model.device), attention_mask=mask_BS.to(model.device), generation_config=config

@@ -161,14 +161,14 @@ def test_a_killed_run_goes_on_to_the_same_end(there: Path, shared: ModuleType) -
     assert losses("out/run") == losses("undisturbed/run")
 
 
-def test_a_few_steps_end_in_a_report(there: Path, encdec: Encdec) -> None:
+def test_a_few_steps_end_in_a_report(there: Path, encdec: Encdec, shared: ModuleType) -> None:
     given = ("trainer.max_steps=2", "task.num_test_examples=4", "task.num_train_examples=200", "run.name=short")
     done = encdec("train", *BASE, *given, "trainer.gradient_checkpointing=true", "optim.layer_decay=0.9")
     assert done.status == 0, done.err
     assert "a plain Hugging Face model: AutoModelForCausalLM.from_pretrained(...)" in done.err
     assert "attention_mask" not in done.err  # the library's warning of padding that nothing hides
     assert (there / "out/short/report.html").exists()
-    before = {path: path.stat().st_mtime_ns for path in there.rglob("*")}
+    before = shared.snapshot(there)
     for overrides, message in (
         (
             ("task.max_source_tokens=50",),
@@ -180,4 +180,4 @@ def test_a_few_steps_end_in_a_report(there: Path, encdec: Encdec) -> None:
         assert (done.status, done.out) == (2, "")
         assert done.err.startswith(f"encdec train: {message}")
         assert len(done.err.splitlines()) == 1
-    assert {path: path.stat().st_mtime_ns for path in there.rglob("*")} == before
+    assert shared.snapshot(there) == before
