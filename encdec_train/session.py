@@ -200,10 +200,10 @@ def source_limit(task: TaskConfig, model: "EncoderDecoderModel", tokenizer: "Pre
     """Return the longest source in tokens: the config's, else what the export says, as far as its positions reach."""
     if task.max_source_tokens is not None:
         return task.max_source_tokens
-    from encdec_train.modeling.families import max_positions, sides
+    from encdec_train.modeling.families import max_positions
 
     said = int(tokenizer.model_max_length)
-    return min(said, max_positions(sides(model)[0][1].config) or said)
+    return min(said, max_positions(getattr(model, "encoder", model).config) or said)
 
 
 def _check_positions(task: TaskConfig, encoder: "Source", decoder: "Source") -> None:
