@@ -6,7 +6,7 @@ Models are built on the meta device from the published shapes of the checkpoints
 shape holds: all of a warm-started half but the cross-attention. Writes docs/results/variants.md.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +16,10 @@ from transformers import AutoConfig, PreTrainedTokenizerFast
 
 from encdec_train.compose import compose
 from encdec_train.config import Group, Init, Share
-from encdec_train.modeling import families
+from encdec_train.modeling import causal, families
 from encdec_train.modeling.checkpoints import Source, match
 from encdec_train.modeling.sharing import share
-from encdec_train.modeling.warm_start import build
+from encdec_train.modeling.warm_start import Changes, build
 
 BASE = {"hidden_size": 768, "num_hidden_layers": 12, "num_attention_heads": 12, "intermediate_size": 3072}
 LARGE = {"hidden_size": 1024, "num_hidden_layers": 24, "num_attention_heads": 16, "intermediate_size": 4096}
@@ -42,6 +42,7 @@ PAPER = {  # millions: total, embedding, warm, fresh
     "bert2bert": (221, 23, 195, 26),
     "bertshare": (136, 23, 109, 26),
     "robertashare": (152, 39, 125, 26),
+    "gpt": (125, 39, 125, 0),
     "rnd2gpt": (238, 39, 125, 114),
     "bert2gpt": (260, 62, 234, 26),
     "roberta2gpt": (276, 78, 250, 26),
@@ -70,6 +71,8 @@ def count(variant: str) -> Counts:
     encoder = [] if variant not in {"rnd2rnd", "bert2rnd", "rnd2bert", "bert2bert", "bertshare"} else [CASED]
     overrides = [f"model={variant}", *(f"model.encoder={name}" for name in encoder)]
     config = compose("train", ["task=files", "task.train_file=x", "trainer.max_steps=1", *overrides]).model
+    if config.encoder is None:
+        return count_alone(source("model.decoder", config.decoder))
     names = [name for name, _ in config.sources]
     sources = [source(f"model.{half}", name) for half, name in zip(("encoder", "decoder"), names, strict=True)]
     left, right = match(*sources, config.share, config.init)
@@ -90,6 +93,16 @@ def count(variant: str) -> Counts:
         warm=sum(p.numel() for p in parameters if id(p) in warm),
         head=sum(p.numel() for p in parameters if id(p) not in halves),
     )
+
+
+def count_alone(decoder: Source) -> Counts:
+    """Count a model without an encoder."""
+    with torch.device("meta"):
+        model: Any = causal.build(replace(decoder, alone=True), Init.none, seed=0, changes=Changes()).model
+    total = sum(p.numel() for p in model.parameters())
+    named = families.base_model(model).named_parameters()
+    embedding = sum(p.numel() for name, p in named if families.group_of(name) is Group.embeddings)
+    return Counts(total, embedding, warm=total, head=0)
 
 
 def source(key: str, name: str) -> Source:

@@ -14,6 +14,7 @@ from encdec_train.config import (
     Init,
     ModelConfig,
     OptimConfig,
+    Parts,
     RunConfig,
     Schedule,
     Share,
@@ -35,6 +36,7 @@ NEEDED_TO_TRAIN = {
     "decoding.no_repeat_ngram",
 }
 FOLDER_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
+NGRAMS_OF_PREFIX = "without an encoder the source's n-grams would count as repeated, and no output could quote it"
 IN_A_FOLDER_NAME = "letters, digits, `.`, `_` and `-`, a letter or digit first"
 
 
@@ -103,13 +105,18 @@ def _check_model(model: ModelConfig) -> list[str]:
     faults = []
     if not FOLDER_NAME.fullmatch(model.name):
         faults.append(fault("model.name", IN_A_FOLDER_NAME, model.name, "it is a part of the run's folder"))
+    if model.encoder is None:
+        faults += _check_alone(model)
+    elif model.name == "gpt":
+        reason = "model=gpt has no encoder: its decoder reads the source as a prefix"
+        faults.append(fault("model.encoder", "null", model.encoder, reason, "Set model.encoder=null"))
     encoder, decoder = model.sources
     if model.share is Share.all and encoder != decoder:
         left, right = ("@".join(part for part in source if part) for source in (encoder, decoder))
         reason = f"sharing all needs one checkpoint for both halves, got {left} and {right}"
         remedy = "Leave model.decoder out, or share less"
         faults.append(fault("model.share", "none or embeddings", model.share.value, reason, remedy))
-    groups = shared_groups(model.share)
+    groups = shared_groups(model.share) if model.encoder is not None else set()
     if model.init is Init.decoder and not groups <= {Group.embeddings, Group.word_embeddings}:
         reason = "sharing layers would put the decoder's weights into the encoder that is to be random"
         faults.append(
@@ -119,6 +126,19 @@ def _check_model(model: ModelConfig) -> list[str]:
         if (why := _layer_fault(value)) is not None:
             faults.append(fault(f"model.{key}", "layers in ascending order, such as [1,2,5-8]", str(value), why))
     return faults
+
+
+def _check_alone(model: ModelConfig) -> list[str]:
+    """Find what a model without an encoder has no use for."""
+    reason, demo = "there is no encoder (model.encoder=null)", "the demo pretrains a BERT, which does not write"
+    wanted = (
+        ("share", not shared_groups(model.share), "none", spelled(model.share), reason),
+        ("init", model.init in {Init.decoder, Init.none}, "decoder or none", model.init.value, reason),
+        ("encoder_layers", model.encoder_layers is None, "null", str(model.encoder_layers), reason),
+        ("encoder_revision", model.encoder_revision is None, "null", model.encoder_revision, reason),
+        ("decoder", model.decoder != "demo", "a GPT-2, a folder or a Hub id", model.decoder, demo),
+    )
+    return [fault(f"model.{key}", expected, got, why) for key, good, expected, got, why in wanted if not good]
 
 
 def _layer_fault(value: list[int | str] | None) -> str | None:
@@ -187,6 +207,12 @@ def _check_train(config: TrainConfig) -> list[str]:
     if average > 1 and config.trainer.patience_validations is not None:
         reason = "a run that loses its patience does not reach the steps to be averaged"
         faults.append(fault("trainer.patience_validations", "null with optim.average_last above 1", None, reason))
+    frozen, model = config.optim.freeze_warm_steps, config.model
+    if frozen and model.encoder is None and (model.init, model.init_parts) == (Init.decoder, Parts.all):
+        reason = "without an encoder everything comes from the checkpoint: nothing would learn in those steps"
+        faults.append(fault("optim.freeze_warm_steps", "0", frozen, reason))
+    if model.encoder is None and config.decoding.no_repeat_ngram:
+        faults.append(fault("decoding.no_repeat_ngram", "0", config.decoding.no_repeat_ngram, NGRAMS_OF_PREFIX))
     faults += _check_validation(config)
     limit, longest = config.decoding.max_new_tokens, config.task.max_target_tokens
     if limit is not None and longest is not None and limit > longest:

@@ -193,7 +193,7 @@ class ModelConfig:
     """Which checkpoints the model is warm-started from."""
 
     name: str
-    encoder: str  # a folder, a Hub id, or `demo`
+    encoder: str | None  # a folder, a Hub id, or `demo`; null: the decoder alone reads the source too, as a prefix
     decoder: str
     encoder_revision: str | None
     decoder_revision: str | None
@@ -207,7 +207,9 @@ class ModelConfig:
 
     @property
     def sources(self) -> tuple[tuple[str, str | None], tuple[str, str | None]]:
-        """Return name and revision of the encoder's and the decoder's checkpoint."""
+        """Return name and revision of the encoder's and the decoder's checkpoint; twice one of the decoder alone."""
+        if self.encoder is None:
+            return (self.decoder, self.decoder_revision), (self.decoder, self.decoder_revision)
         same = self.decoder == self.encoder and self.decoder_revision is None
         decoder_revision = self.encoder_revision if same else self.decoder_revision
         return (self.encoder, self.encoder_revision), (self.decoder, decoder_revision)

@@ -192,6 +192,7 @@ def fit(run: Run, started: "WarmStart", root: Path, *, quiet: bool = False) -> i
         The step whose weights the model now has.
     """
     from encdec_train.data.datamodule import Seq2SeqDataModule
+    from encdec_train.modeling.families import sides
     from encdec_train.training import checkpoint
     from encdec_train.training.callbacks import EveryStep, final_weights
     from encdec_train.training.metrics_log import MetricsLog
@@ -203,7 +204,7 @@ def fit(run: Run, started: "WarmStart", root: Path, *, quiet: bool = False) -> i
     data, trainer, split = config.data, config.trainer, session.splits["train"]
     plan, total = run.planned
     if trainer.gradient_checkpointing:
-        for half in (started.model.encoder, started.model.decoder):
+        for _, half in sides(started.model):
             half.activation_checkpointing_enable({"use_reentrant": False})
     resumed = checkpoint.newest(checkpoints)
     done = resumed.step if resumed else 0
@@ -295,9 +296,10 @@ def announce(run: Run, scores: Scores, baselines: Mapping[str, Scores]) -> None:
             mark = "=" if text in references else "≠"
             console.say(f"\n  source      {clipped(source)}\n  prediction  {clipped(text)}")
             console.say(f"{mark} reference   {clipped(references[0])}")
+    auto_class = "AutoModelForCausalLM" if run.config.model.encoder is None else "AutoModelForSeq2SeqLM"
     places = {
         "report.html": "curves, scores, samples: open it in a browser",
-        "export/": "a plain Hugging Face model: AutoModelForSeq2SeqLM.from_pretrained(...)",
+        "export/": f"a plain Hugging Face model: {auto_class}.from_pretrained(...)",
         "metrics.json": "the scores, with signatures and intervals",
         "predictions/": "what was decoded, by example",
         "metrics.jsonl": "the curves",

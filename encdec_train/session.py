@@ -64,12 +64,21 @@ def make_bundle(config: TrainConfig) -> Path:
     Raises:
         EncDecError: Something is missing, or something else is at the bundle's place.
     """
-    from encdec_train.modeling.checkpoints import find_pair
-
     cache = Path(config.run.cache_dir)
     splits, model = splits_of(config.task, cache), with_demo_checkpoint(config.model, cache)
-    pair = find_pair(model.sources, model.share, model.init)
-    return bundle.build(config, checkpoint_fingerprints(config.model), pair, splits)
+    return bundle.build(config, checkpoint_fingerprints(config.model), _find_halves(model, model.sources), splits)
+
+
+def _find_halves(
+    model: ModelConfig, named: tuple[tuple[str, str | None], tuple[str, str | None]]
+) -> "tuple[Source, Source]":
+    """Find both checkpoints; a decoder alone stands for both sides."""
+    from encdec_train.modeling.causal import find_alone
+    from encdec_train.modeling.checkpoints import find_pair
+
+    if model.encoder is None:
+        return (find_alone(*named[1]),) * 2
+    return find_pair(named, model.share, model.init)
 
 
 def run_fingerprints(config: TrainConfig) -> dict[str, str]:
@@ -82,6 +91,8 @@ def checkpoint_fingerprints(model: ModelConfig) -> dict[str, str]:
     """Say which weights a run starts from: by content for a folder, by id and revision for the Hub."""
     found = {}
     for half, (name, revision) in zip(("encoder", "decoder"), model.sources, strict=True):
+        if half == "encoder" and model.encoder is None:
+            continue
         if name == DEMO:
             found[half] = demo_key()
         else:
@@ -124,8 +135,8 @@ def with_demo_checkpoint(model: ModelConfig, cache: Path) -> ModelConfig:
         console.say(f"pretraining a tiny BERT on {text} (once; kept in {folder})")
         with console.progress(settings.steps, "pretrain") as bar:
             pretrain.pretrain_mlm(text, folder, settings, on_step=lambda step, total, loss: bar.advance(loss=loss))
-    encoder, decoder = (str(folder) if name == DEMO else name for name in (model.encoder, model.decoder))
-    return replace(model, encoder=encoder, decoder=decoder)
+    encoder = str(folder) if model.encoder == DEMO else model.encoder
+    return replace(model, encoder=encoder, decoder=str(folder) if model.decoder == DEMO else model.decoder)
 
 
 def local_model(config: TrainConfig) -> ModelConfig:
@@ -142,12 +153,12 @@ def open_session(config: TrainConfig, rows: "Mapping[str, Rows]", sources: Mappi
         DataError: When a pair is too long and `task.overlong=refuse`, or holds no token.
     """
     from encdec_train.data.preprocess import TextCodec
-    from encdec_train.modeling.checkpoints import find_pair, special_ids
+    from encdec_train.modeling.checkpoints import special_ids
 
     named, bundled = config.model.sources, bundle.opened(config)
     if bundled is not None:
         named = (bundled.source(*named[0]), bundled.source(*named[1]))
-    encoder, decoder = find_pair(named, config.model.share, config.model.init)
+    encoder, decoder = _find_halves(config.model, named)
     _check_positions(config.task, encoder, decoder)
     ids = special_ids(decoder)
     source_pad = encoder.tokenizer.pad_token_id or 0  # masked, so any id of the vocabulary will do
@@ -162,12 +173,16 @@ def warm_start(config: TrainConfig, session: Session, init: Init) -> "WarmStart"
     Raises:
         EncDecError: When a checkpoint cannot be used, or `optim.freeze` names nothing.
     """
+    from encdec_train.modeling import causal
     from encdec_train.modeling.warm_start import Changes, build, describe
     from encdec_train.training.optim import freeze
 
     model = config.model
     changes = Changes((model.dropout, model.attention_dropout), model.init_parts, model.layers)
-    started = build(*session.halves, model.share, init, seed=config.seed, changes=changes)
+    if session.halves[1].alone:
+        started = causal.build(session.halves[1], init, seed=config.seed, changes=changes)
+    else:
+        started = build(*session.halves, model.share, init, seed=config.seed, changes=changes)
     header, rows = describe(started)
     console.say(console.table(rows, header))
     freeze(started.model, config.optim.freeze)
@@ -223,14 +238,14 @@ def open_export(config: EvaluateConfig | GenerateConfig) -> Exported:
     """
     from encdec_train.data.preprocess import TextCodec
     from encdec_train.modeling.export import load
+    from encdec_train.modeling.families import is_causal
     from encdec_train.modeling.precision import autocast
 
     bundled = bundle.opened(config)
     model, (source, target) = load(bundled.source(config.checkpoint)[0] if bundled else config.checkpoint)
     ids, device = model.generation_config, device_type(config.trainer.accelerator)
-    codec = TextCodec(
-        source, target, ids.decoder_start_token_id, ids.eos_token_id, ids.pad_token_id, source.pad_token_id or 0
-    )
+    start = ids.eos_token_id if is_causal(model) else ids.decoder_start_token_id
+    codec = TextCodec(source, target, start, ids.eos_token_id, ids.pad_token_id, source.pad_token_id or 0)
     limit, search = source_limit(config.task, model, source), search_of(config, ids)
     cast("torch.nn.Module", model).to(device)
     return Exported(model, codec, search, limit, partial(autocast, config.trainer.precision, device))
@@ -243,7 +258,7 @@ def source_limit(task: TaskConfig, model: "EncoderDecoderModel", tokenizer: "Pre
     from encdec_train.modeling.families import max_positions
 
     said = int(tokenizer.model_max_length)
-    return min(said, max_positions(model.encoder.config) or said)
+    return min(said, max_positions(getattr(model, "encoder", model).config) or said)
 
 
 def _check_positions(task: TaskConfig, encoder: "Source", decoder: "Source") -> None:
@@ -253,6 +268,11 @@ def _check_positions(task: TaskConfig, encoder: "Source", decoder: "Source") -> 
         if half.max_positions is not None and limit > half.max_positions:
             reason = f"{half.name} has {half.max_positions} positions"
             faults.append(fault(f"task.{key}", f"2..{half.max_positions}", limit, reason, remedy))
+    if decoder.alone and not faults and decoder.max_positions is not None and sum(task.limits) > decoder.max_positions:
+        reason = f"source and target are one sequence, and {decoder.name} has {decoder.max_positions} positions"
+        expected = f"at most {decoder.max_positions} together with task.max_target_tokens"
+        got = f"{task.limits[0]} + {task.limits[1]}"
+        faults.append(fault("task.max_source_tokens", expected, got, reason, "Lower one of them"))
     if faults:
         raise ConfigError(faults)
 

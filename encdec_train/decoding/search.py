@@ -17,7 +17,8 @@ from transformers import EncoderDecoderModel, GenerationConfig
 from encdec_train.config import DecodingConfig
 from encdec_train.data.collate import Tokens, pad_right
 from encdec_train.errors import ConfigError, fault
-from encdec_train.modeling.families import max_positions
+from encdec_train.modeling.causal import check_room, continuations
+from encdec_train.modeling.families import is_causal, max_positions
 
 
 @dataclass(frozen=True)
@@ -121,6 +122,9 @@ def decode(
 
 def _check_positions(model: EncoderDecoderModel, sources: Sequence[Tokens], settings: SearchSettings) -> None:
     longest = max(map(len, sources), default=0)
+    if is_causal(model):
+        check_room(model, longest, settings.max_new_tokens)
+        return
     wanted = {
         "task.max_source_tokens": (longest, model.encoder),
         "decoding.max_new_tokens": (settings.max_new_tokens, model.decoder),
@@ -144,6 +148,9 @@ def _batches(lengths: Sequence[int], settings: SearchSettings) -> Iterator[npt.N
 @torch.no_grad()
 def _generate(model: EncoderDecoderModel, sources: Sequence[Tokens], settings: SearchSettings) -> Iterator[list[int]]:
     config = settings.generation_config(model)
+    if is_causal(model):
+        yield from continuations(model, sources, config)
+        return
     ids_BS, mask_BS = pad_right(sources, int(model.encoder.config.pad_token_id or 0))  # of the encoder's vocabulary
     device = model.device
     with warnings.catch_warnings():

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from encdec_train.session import Session
 
 SLOW = {"overfit"}  # of the verb alone: it trains; the others take a second or two at base size
+OF_PAIRS = {"start token", "sharing"}  # a model without an encoder has no such part
 BLOCKING = {"positions", "vocabulary"}  # where they fail, a forward would only be an index error
 
 
@@ -61,13 +62,15 @@ def examine(patient: "Patient", leave_out: Container[str] = ()) -> "dict[str, Fi
     """Make every check but some; the overfit test only where no other fails."""
     from encdec_train.doctor.checks import CHECKS
     from encdec_train.doctor.patient import Finding, Status
+    from encdec_train.modeling.families import is_causal
 
+    absent = OF_PAIRS if is_causal(patient.model) else set()
     findings: dict[str, Finding] = {}
     for name, check in CHECKS.items():
         if name in leave_out:
             continue
         failed = {other for other, finding in findings.items() if finding.status is Status.fail}
         blocked = failed if name == "overfit" else failed & BLOCKING
-        why = f"first: {', '.join(sorted(blocked))}"
-        findings[name] = Finding(Status.not_run, why) if blocked else check(patient)
+        why = "there is no encoder" if name in absent else f"first: {', '.join(sorted(blocked))}"
+        findings[name] = Finding(Status.not_run, why) if blocked or name in absent else check(patient)
     return findings

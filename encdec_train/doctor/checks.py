@@ -40,7 +40,7 @@ def labels(patient: Patient) -> Finding:
 
 def end_token(patient: Patient) -> Finding:
     """Targets end in the token that ends the search, and the head can emit it."""
-    tokenizer, rows = patient.codec.target_tokenizer, patient.model.decoder.get_output_embeddings().weight.shape[0]
+    tokenizer, rows = patient.codec.target_tokenizer, patient.halves[1][1].get_output_embeddings().weight.shape[0]
     own = tokenizer.sep_token_id if tokenizer.sep_token_id is not None else tokenizer.eos_token_id
     ends, stops = {int(row[-1]) for row in patient.targets}, patient.model.generation_config.eos_token_id
     agreed = ends == {own} == {patient.codec.eos_id} and stops in {own, None} and 0 <= own < rows
@@ -53,12 +53,13 @@ def end_token(patient: Patient) -> Finding:
 def generation_settings(patient: Patient) -> Finding:
     """Start, end and pad are in both configs, and the longest output is explicit (known_defects D3, D15, D20)."""
     model, search = patient.model, patient.search.generation_config(patient.model)
-    said = {
-        name: (getattr(model.config, name, None), getattr(model.generation_config, name, None)) for name in SETTINGS
-    }
+    alone, theirs = families.is_causal(model), model.generation_config
+    own: Any = theirs if alone else model.config
+    names = SETTINGS[1:] if alone else SETTINGS  # the start is the end of the source
+    said = {name: (getattr(own, name, None), getattr(theirs, name, None)) for name in names}
     wrong = [name for name, values in said.items() if values[0] is None or values[0] != values[1]]
     codec = {SETTINGS[0]: patient.codec.decoder_start_id, SETTINGS[2]: patient.codec.pad_id}
-    wrong += [name for name, value in codec.items() if name not in wrong and said[name][1] != value]
+    wrong += [name for name, value in codec.items() if name in {*said} - {*wrong} and said[name][1] != value]
     longest = search.max_new_tokens
     shown = ", ".join(f"{name} {values[0]} and {values[1]}" for name, values in said.items())
     found = f"config and generation_config: {shown}; at most {longest} new tokens"
@@ -131,7 +132,7 @@ def start_token(patient: Patient) -> Finding:
 def target_padding(patient: Patient) -> Finding:
     """What stands in the padding of decoder inputs does not matter."""
     ids_BT = patient.few.decoder_ids_BT
-    others = torch.where(patient.few.target_mask_BT, ids_BT, _others(ids_BT, patient.model.decoder))
+    others = torch.where(patient.few.target_mask_BT, ids_BT, _others(ids_BT, patient.halves[1][1]))
     losses = patient.loss(), patient.loss(decoder_ids_BT=others)
     return Finding.of(not _same(*losses), _two(losses, "other ids in the padding"), "Pad on the right, in causal order")
 
@@ -139,7 +140,7 @@ def target_padding(patient: Patient) -> Finding:
 def encoder_mask(patient: Patient) -> Finding:
     """Neither encoder nor cross-attention reads the padding of sources (known_defects D17)."""
     ids_BS = patient.few.source_ids_BS
-    others = torch.where(patient.few.source_mask_BS, ids_BS, _others(ids_BS, patient.model.encoder))
+    others = torch.where(patient.few.source_mask_BS, ids_BS, _others(ids_BS, patient.halves[0][1]))
     losses = patient.loss(), patient.loss(source_ids_BS=others)
     long = patient.micro.source_mask_BS.sum(1).tolist() != [len(source) for source in patient.sources]
     found = _two(losses, "other ids in the padding") + ("; a mask is not as long as its source" if long else "")
@@ -149,14 +150,14 @@ def encoder_mask(patient: Patient) -> Finding:
 def causality(patient: Patient) -> Finding:
     """A position does not see those after it."""
     ids_BT, first = patient.few.decoder_ids_BT, _labelled(patient.few, slice(2))
-    later = torch.cat([ids_BT[:, :2], _others(ids_BT[:, 2:], patient.model.decoder)], dim=1)
+    later = torch.cat([ids_BT[:, :2], _others(ids_BT[:, 2:], patient.halves[1][1])], dim=1)
     losses = patient.loss(**first), patient.loss(**{**first, "decoder_ids_BT": later})
     return Finding.of(not _same(*losses), _two(losses, "other ids later on"), "Set is_decoder on the decoder's config")
 
 
 def cross_attention(patient: Patient) -> Finding:
     """The source matters, and the encoder learns from the loss."""
-    others = _others(patient.few.source_ids_BS, patient.model.encoder)
+    others = _others(patient.few.source_ids_BS, patient.halves[0][1])
     losses = patient.loss(), patient.loss(source_ids_BS=others)
     norms = [norm for name, norm in patient.step.gradients.items() if name.startswith("encoder.")]
     norm = math.hypot(*(one or 0.0 for one in norms))

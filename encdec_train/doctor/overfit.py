@@ -23,7 +23,9 @@ MAX_TRAINED = 5_000_000  # elements of a parameter; above are word embeddings
 def overfit(patient: Patient) -> Finding:
     """A crop of the model learns a few examples by heart and the run's greedy search generates them back."""
     crop = cropped(patient.model)
-    longest = min(max(map(len, patient.targets)) + PAST, families.max_positions(crop.decoder.config) or MAX_TOKENS)
+    longest = min(
+        max(map(len, patient.targets)) + PAST, families.max_positions(families.sides(crop)[1][1].config) or MAX_TOKENS
+    )
     search = SearchSettings(1, 1.0, longest, 0, NUM_EXAMPLES * 2 * MAX_TOKENS)
     wanted = [[int(token) for token in row[:-1]] for row in patient.targets]
     for loss, steps in _learn(crop, patient.micro):  # noqa: B007 - both are told below
@@ -45,7 +47,7 @@ def _learn(crop: EncoderDecoderModel, micro: MicroBatch) -> Iterator[tuple[float
     for p in crop.parameters():
         p.requires_grad_(p.numel() <= MAX_TRAINED)
     trained = [p for p in crop.parameters() if p.requires_grad]
-    lr = 0.3 / crop.decoder.config.hidden_size  # 4e-4 at base size; not studied
+    lr = 0.3 / families.sides(crop)[1][1].config.hidden_size  # 4e-4 at base size; not studied
     optimizer = torch.optim.AdamW(trained, lr=lr, weight_decay=0.0)
     warmup = torch.optim.lr_scheduler.LinearLR(optimizer, 0.1, total_iters=WARMUP_STEPS)
     goal = LOW_LOSS

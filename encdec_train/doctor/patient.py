@@ -83,8 +83,8 @@ class Patient:
 
     @property
     def halves(self) -> tuple[tuple[str, Any], tuple[str, Any]]:
-        """Both halves with their names."""
-        return ("encoder", self.model.encoder), ("decoder", self.model.decoder)
+        """Both halves with their names; twice a model without an encoder."""
+        return families.sides(self.model)
 
     @cached_property
     def exact(self) -> Any:  # noqa: ANN401 - a pair, with attributes the library does not declare
@@ -138,11 +138,11 @@ class Patient:
 def cropped(model: EncoderDecoderModel) -> Any:  # noqa: ANN401 - a pair, with attributes the library does not declare
     """Copy the model with its first layers only; what is shared stays shared, and the others are never copied."""
     memo: dict[int, Any] = {}
-    for half in (model.encoder, model.decoder):
+    for _, half in families.sides(model):
         layers = families.layers(half)[1]
         memo[id(layers)] = nn.ModuleList(copy.deepcopy(layer, memo) for layer in layers[:NUM_LAYERS])
     crop = copy.deepcopy(model, memo)
-    for half in (crop.encoder, crop.decoder):
+    for _, half in families.sides(crop):
         half.config.num_hidden_layers = min(NUM_LAYERS, half.config.num_hidden_layers)
     return crop
 
@@ -177,12 +177,10 @@ def admit(config: TrainConfig) -> Patient:
     return patient_of(config, session, model.to(device))
 
 
-def patient_of(config: TrainConfig, session: Session, model: Any) -> Patient:  # noqa: ANN401 - a pair
+def patient_of(config: TrainConfig, session: Session, model: Any) -> Patient:  # noqa: ANN401 - a pair, or a decoder alone
     """Take a loaded model with the shortest of the first examples that it would be trained on."""
     codec, split = session.codec, session.splits["train"]
-    limit = min(
-        MAX_TOKENS, *(families.max_positions(half.config) or MAX_TOKENS for half in (model.encoder, model.decoder))
-    )
+    limit = min(MAX_TOKENS, *(families.max_positions(half.config) or MAX_TOKENS for _, half in families.sides(model)))
     texts, ids, targets = _short(split, codec, limit - PAST)
     micro = collate(ids, targets, codec.decoder_start_id, (codec.source_pad_id, codec.pad_id)).to(model.device)
     cut = (split.num_truncated_sources, split.num_truncated_targets, len(split))

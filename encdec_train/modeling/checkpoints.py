@@ -13,7 +13,7 @@ from transformers import AutoConfig, AutoTokenizer, PretrainedConfig, PreTrained
 
 from encdec_train.config import Group, Init, Share, shared_groups
 from encdec_train.errors import ModelError, fault
-from encdec_train.modeling.families import decoder_class, decoder_types, encoder_class, max_positions
+from encdec_train.modeling.families import causal_class, decoder_class, decoder_types, encoder_class, max_positions
 from encdec_train.modeling.hub import check_weights, locate
 
 Named = tuple[str, str | None]  # a folder or a Hub id, and its revision
@@ -30,6 +30,7 @@ class Source:
     revision: str | None  # the commit that a Hub id and `<key>_revision` resolved to
     config: PretrainedConfig  # the architecture
     tokenizer: PreTrainedTokenizerBase  # its tokenizer, without truncation or padding of its own
+    alone: bool = False  # it reads the source too: there is no encoder (causal.py)
     part: str | None = None  # `encoder` or `decoder`: the half that it is of an encoder-decoder checkpoint
 
     @property
@@ -88,10 +89,11 @@ def match(left: Source, right: Source, share: list[Group] | Share, init: Init) -
     return left, right
 
 
-def find(key: str, name: str, revision: str | None) -> Source:
+def find(key: str, name: str, revision: str | None, *, alone: bool = False) -> Source:
     """Find a checkpoint, a folder or a revision of a Hub id, and read its config and tokenizer; `key` named it.
 
     A run's folder stands for the export in it. Of an encoder-decoder checkpoint the half is read that the key names.
+    What is to work `alone` is a causal language model.
 
     Raises:
         ModelError: When it is missing, has no weights, needs code of its own, is of an architecture that is not
@@ -105,12 +107,12 @@ def find(key: str, name: str, revision: str | None) -> Source:
     except (OSError, ValueError, KeyError, StrictDataclassError) as error:
         raise ModelError(_unreadable(key, name, "config.json", error)) from error
     half = key.rpartition(".")[2]
-    part = half if config.model_type == PAIR else None
+    part = half if config.model_type == PAIR and not alone else None
     config = getattr(config, part) if part else config
-    _check_architecture(key, name, config, half)
+    _check_architecture(key, name, config, "causal" if alone else half)
     own = folder / DECODER_TOKENIZER
     tokenizer = _tokenizer(key, str(own if part == "decoder" and own.is_dir() else folder))
-    source = Source(key, name, revision, config, tokenizer, part)
+    source = Source(key, name, revision, config, tokenizer, alone, part)
     _check_vocabulary(source)
     return source
 
@@ -128,6 +130,8 @@ def special_ids(source: Source) -> SpecialIds:
         ModelError: When the tokenizer lacks one of them.
     """
     tokenizer = source.tokenizer
+    if source.alone:  # the end of the source is the start of the target
+        return SpecialIds(tokenizer.eos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id)
     start = tokenizer.cls_token_id if tokenizer.cls_token_id is not None else tokenizer.bos_token_id
     eos = tokenizer.sep_token_id if tokenizer.sep_token_id is not None else tokenizer.eos_token_id
     pad = tokenizer.pad_token_id
@@ -154,10 +158,13 @@ def _check_folder(key: str, folder: Path) -> None:
 
 
 def _check_architecture(key: str, name: str, config: PretrainedConfig, half: str) -> None:
+    if half == "causal" and causal_class(config) is None:
+        reason = f"{name} was not made to write from left to right, alone"
+        raise ModelError(fault(key, "a causal language model such as gpt2", config.model_type, reason))
     if half == "decoder" and decoder_class(config) is None:
         expected = f"a decoder that can attend to an encoder: {', '.join(decoder_types())}"
         raise ModelError(fault(key, expected, config.model_type, f"{name} has no cross-attention in the library"))
-    if half != "decoder" and encoder_class(config) is None:
+    if half == "encoder" and encoder_class(config) is None:
         reason = f"{name} is no encoder of text" + (", but a pair of its own" if config.is_encoder_decoder else "")
         raise ModelError(fault(key, "an encoder such as bert, roberta or gpt2", config.model_type, reason))
 

@@ -11,6 +11,7 @@ from safetensors import SafetensorError
 from transformers import (
     AutoConfig,
     AutoModel,
+    AutoModelForCausalLM,
     AutoModelForSeq2SeqLM,
     AutoTokenizer,
     EncoderDecoderModel,
@@ -21,10 +22,13 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_SEQ_TO_SEQ_CAUSAL_L
 
 from encdec_train import atomic
 from encdec_train.errors import ModelError, fault
+from encdec_train.modeling.causal import ends_sources
 from encdec_train.modeling.checkpoints import DECODER_TOKENIZER, PAIR, export_in, quiet_library
+from encdec_train.modeling.families import causal_class, is_causal
 from encdec_train.modeling.hub import check_weights, locate
 from encdec_train.modeling.sharing import separate_state
 
+CAUSAL = "causal"  # stands for the model type of a decoder-only export: its tokenizer ends sources
 WHAT = "a run folder, an export folder or a Hub id"
 SEQ2SEQ_TYPES = frozenset(MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES)  # T5, BART and so on
 
@@ -45,7 +49,7 @@ def export(
     this model has no use for, it is exported as zeros, so that loading reports nothing as newly initialised (D8).
 
     Args:
-        model: The trained pair.
+        model: The trained pair, or causal LM.
         folder: Where to; replaced if it is there.
         tokenizers: The encoder's, and the decoder's (written to `decoder_tokenizer/` when it is another one).
         generation: Decoding settings, written so that `generate()` needs no argument.
@@ -55,7 +59,7 @@ def export(
     beside = folder.with_name(f".{folder.name}.{os.getpid()}")
     for leftover in folder.parent.glob(f".{folder.name}.*"):  # of a process that was killed
         shutil.rmtree(leftover, ignore_errors=True)
-    state = {**_poolers(model), **separate_state(model)}
+    state = None if is_causal(model) else {**_poolers(model), **separate_state(model)}
     with quiet_library():
         model.save_pretrained(beside, state_dict=state, safe_serialization=True)
     generation.save_pretrained(beside)
@@ -73,7 +77,7 @@ def _poolers(model: EncoderDecoderModel) -> dict[str, torch.Tensor]:
     return {f"encoder.{name}": torch.zeros(p.shape) for name, p in theirs.items() if name.startswith("pooler.")}
 
 
-def load(folder: str, types: Collection[str] = (PAIR,)) -> tuple[Any, Tokenizers]:
+def load(folder: str, types: Collection[str] = (PAIR, CAUSAL)) -> tuple[Any, Tokenizers]:
     """Load an export (or any encoder-decoder checkpoint) with its tokenizers, in eval mode.
 
     Args:
@@ -96,12 +100,16 @@ def load(folder: str, types: Collection[str] = (PAIR,)) -> tuple[Any, Tokenizers
 
 def _load(name: str, where: Path, types: Collection[str]) -> tuple[Any, Tokenizers]:
     config = AutoConfig.from_pretrained(where, trust_remote_code=False)
-    if config.model_type not in types:
-        what = f"{'an encoder-decoder' if len(types) == 1 else 'a sequence-to-sequence'} model"
-        remedy = "Pretrained halves are for `encdec train model.encoder=…`"
-        raise ModelError(fault("checkpoint", what, config.model_type, f"{name} is no export", remedy))
+    source = AutoTokenizer.from_pretrained(where, trust_remote_code=False) if causal_class(config) else None
+    alone = source is not None and ends_sources(source)
+    if (CAUSAL if alone else config.model_type) not in types:
+        what = f"{'an encoder-decoder' if CAUSAL in types else 'a sequence-to-sequence'} model"
+        reason, remedy = f"{name} is no export", "Pretrained halves are for `encdec train model.encoder=…`"
+        if alone:
+            reason, remedy = f"{name} has no encoder", "`encdec generate` can use it"
+        raise ModelError(fault("checkpoint", what, config.model_type, reason, remedy))
     check_weights("checkpoint", name, (file.name for file in where.iterdir()))
-    library: Any = AutoModelForSeq2SeqLM  # whose types do not know `output_loading_info`
+    library: Any = AutoModelForCausalLM if alone else AutoModelForSeq2SeqLM  # untyped: `output_loading_info`
     model, info = library.from_pretrained(
         where, trust_remote_code=False, use_safetensors=True, output_loading_info=True, ignore_mismatched_sizes=True
     )

@@ -6,7 +6,13 @@ from typing import Any, cast
 import torch
 import transformers
 from torch import nn
-from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, MODEL_MAPPING, PretrainedConfig, PreTrainedModel
+from transformers import (
+    MODEL_FOR_CAUSAL_LM_MAPPING,
+    MODEL_FOR_MASKED_LM_MAPPING,
+    MODEL_MAPPING,
+    PretrainedConfig,
+    PreTrainedModel,
+)
 
 from encdec_train.config import Group
 
@@ -69,6 +75,17 @@ def group_of(name: str) -> Group | None:
     return Group.self_attention if any(part in lower for part in ATTENTION) else Group.feed_forward
 
 
+def is_causal(model: Any) -> bool:  # noqa: ANN401 - a pair or a causal LM
+    """Tell whether a model has no encoder: it reads the source as a prefix (causal.py)."""
+    return not model.config.is_encoder_decoder
+
+
+def sides(model: Any) -> tuple[tuple[str, Any], tuple[str, Any]]:  # noqa: ANN401
+    """Name what reads sources and what writes targets: the halves of a pair, or a causal LM twice."""
+    both = (model, model) if is_causal(model) else (model.encoder, model.decoder)
+    return ("encoder", both[0]), ("decoder", both[1])
+
+
 def layers(model: PreTrainedModel) -> tuple[str, nn.ModuleList]:
     """Find the list of a model's Transformer layers, and its name; an empty list where there is none."""
     for name, module in base_model(model).named_modules():
@@ -93,6 +110,13 @@ def decoder_class(config: PretrainedConfig) -> type[PreTrainedModel] | None:
     """Return the architecture's class with a language-model head and cross-attention, None where there is none."""
     found: Any = MODEL_FOR_CAUSAL_LM_MAPPING.get(type(config), None)
     return found if found is not None and _takes_encoder(found) else None
+
+
+def causal_class(config: PretrainedConfig) -> type[PreTrainedModel] | None:
+    """Return the architecture's class that writes from left to right, None where it was made to fill in blanks."""
+    masked = isinstance(MODEL_FOR_MASKED_LM_MAPPING.get(type(config), None), type)
+    found: Any = None if masked or config.is_encoder_decoder else MODEL_FOR_CAUSAL_LM_MAPPING.get(type(config), None)
+    return found if isinstance(found, type) else None
 
 
 def decoder_types() -> list[str]:

@@ -2,10 +2,11 @@
 
 import torch
 import torch.nn.functional as F  # noqa: N812 - the field's name for it
-from transformers import EncoderDecoderModel
+from transformers import EncoderDecoderModel, PreTrainedModel
 
 from encdec_train.batch import MicroBatch
-from encdec_train.modeling.families import base_model, head
+from encdec_train.modeling import causal
+from encdec_train.modeling.families import base_model, head, is_causal
 
 
 def loss_sum(model: EncoderDecoderModel, micro: MicroBatch, label_smoothing: float = 0.0) -> torch.Tensor:
@@ -16,13 +17,21 @@ def loss_sum(model: EncoderDecoderModel, micro: MicroBatch, label_smoothing: flo
     causal order hides it (D10). No key/value cache is built (D18).
 
     Args:
-        model: The pair.
+        model: The pair, or a causal LM.
         micro: `B` examples with `N` labels.
         label_smoothing: The share of probability spread evenly over the vocabulary.
 
     Returns:
         A scalar in nats, float32; zero with zero gradients when `N` is 0.
     """
+    decoder, hidden_NH = (model, causal.label_states(model, micro)) if is_causal(model) else _label_states(model, micro)
+    logits_NV = head(decoder, hidden_NH)
+    logits_NV = logits_NV if logits_NV.dtype == torch.float64 else logits_NV.float()
+    return F.cross_entropy(logits_NV, micro.labels_N, reduction="sum", label_smoothing=label_smoothing)
+
+
+def _label_states(model: EncoderDecoderModel, micro: MicroBatch) -> tuple[PreTrainedModel, torch.Tensor]:
+    """Return the decoder, and its hidden states that predict the labels."""
     encoded_BSH = encode(model, micro.source_ids_BS, micro.source_mask_BS)
     hidden_BTH = base_model(model.decoder)(
         input_ids=micro.decoder_ids_BT,
@@ -30,9 +39,7 @@ def loss_sum(model: EncoderDecoderModel, micro: MicroBatch, label_smoothing: flo
         encoder_attention_mask=micro.source_mask_BS,
         use_cache=False,
     ).last_hidden_state
-    logits_NV = head(model.decoder, hidden_BTH[micro.target_mask_BT])
-    logits_NV = logits_NV if logits_NV.dtype == torch.float64 else logits_NV.float()
-    return F.cross_entropy(logits_NV, micro.labels_N, reduction="sum", label_smoothing=label_smoothing)
+    return model.decoder, hidden_BTH[micro.target_mask_BT]
 
 
 def encode(model: EncoderDecoderModel, source_ids_BS: torch.Tensor, source_mask_BS: torch.Tensor) -> torch.Tensor:

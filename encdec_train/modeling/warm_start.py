@@ -36,8 +36,8 @@ class Half:
 class WarmStart:
     """A model and the account of where its parameters come from."""
 
-    model: EncoderDecoderModel  # in train mode, float32, SDPA attention where the library has it
-    halves: tuple[Half, Half]  # encoder and decoder, before sharing
+    model: EncoderDecoderModel  # in train mode, float32, SDPA attention where the library has it; or a plain causal LM
+    halves: Sequence[Half]  # encoder and decoder, before sharing; or the decoder alone
     shared: int  # parameters (elements) that both halves use
     total: int  # distinct parameters (elements)
     warm: Sequence[str]  # names of the distinct parameters that come from a checkpoint
@@ -86,8 +86,8 @@ def build(
     _check_vocabularies(encoder, decoder, share)
     with torch.random.fork_rng(devices=[]), quiet_library():
         torch.manual_seed(seed)
-        left, left_warm = _load("encoder", encoder, init in {Init.both, Init.encoder}, changes)
-        right, right_warm = _load("decoder", decoder, init in {Init.both, Init.decoder}, changes)
+        left, left_warm = load_half("encoder", encoder, init in {Init.both, Init.encoder}, changes)
+        right, right_warm = load_half("decoder", decoder, init in {Init.both, Init.decoder}, changes)
         config = EncoderDecoderConfig.from_encoder_decoder_configs(left.config, right.config)
         config.tie_word_embeddings = right.config.tie_word_embeddings
         model = EncoderDecoderModel(config=config, encoder=left, decoder=right)
@@ -95,7 +95,7 @@ def build(
     bridge = {name: model.get_parameter(name) for name in names}  # the library's, between halves of different width
     if init is Init.both and changes.parts is not Parts.embeddings:
         right_warm |= _take_bridge(bridge, encoder, decoder)
-    halves = (_account(encoder, left, left_warm, {}), _account(decoder, right, right_warm, bridge))
+    halves = (account("encoder", encoder, left, left_warm, {}), account("decoder", decoder, right, right_warm, bridge))
     shared = share_parameters(model, share, decoders=init is Init.decoder)
     _set_generation(model, encoder, decoder)
     _check_attention(model)
@@ -110,16 +110,17 @@ def _check_vocabularies(encoder: Source, decoder: Source, share: list[Group] | S
         raise ModelError(fault("model.share", "none", spelled(share), "the halves have different vocabularies"))
 
 
-def _load(name: str, source: Source, from_checkpoint: bool, changes: Changes) -> tuple[PreTrainedModel, set[int]]:  # noqa: FBT001
+def load_half(name: str, source: Source, from_checkpoint: bool, changes: Changes) -> tuple[PreTrainedModel, set[int]]:  # noqa: FBT001
     """Load one half, in float32; return it and the ids of the parameters that come from the checkpoint.
 
     The encoder comes without its pooler, which would get no gradient (known_defects D8).
     """
-    config = _configured(source, changes.dropouts, is_decoder=name == "decoder")
-    cls: Any = (families.decoder_class if config.is_decoder else families.encoder_class)(config)
+    config, is_decoder = _configured(source, changes.dropouts, is_decoder=name == "decoder"), name == "decoder"
+    with_encoder = families.decoder_class if is_decoder else families.encoder_class
+    cls: Any = (families.causal_class if source.alone else with_encoder)(config)
     attention = "sdpa" if cls._supports_sdpa else "eager"  # said to the half itself (known_defects D9)
     options: dict[str, Any] = {"dtype": torch.float32, "attn_implementation": attention}
-    if not config.is_decoder and "add_pooling_layer" in inspect.signature(cls.__init__).parameters:
+    if not is_decoder and "add_pooling_layer" in inspect.signature(cls.__init__).parameters:
         options["add_pooling_layer"] = False
     warm: set[int] = set()
     if not from_checkpoint or changes.parts is not Parts.all:
@@ -136,13 +137,16 @@ def _load(name: str, source: Source, from_checkpoint: bool, changes: Changes) ->
             raise ModelError(fault(source.key, "finite weights", source.name, reason, "Fetch the checkpoint again"))
         if changes.parts is not Parts.all:
             warm &= _take_back(model, fresh, changes.parts)
-    _keep_layers(model, changes.layers[config.is_decoder], f"model.{name}_layers")
+    _keep_layers(model, changes.layers[is_decoder], f"model.{name}_layers")
     return model, warm
 
 
 def _configured(source: Source, dropouts: tuple[float | None, float | None], *, is_decoder: bool) -> PretrainedConfig:
     config = type(source.config).from_dict(source.config.to_dict())
-    config.is_decoder = config.add_cross_attention = is_decoder
+    if not source.alone:
+        config.is_decoder = config.add_cross_attention = is_decoder
+    elif hasattr(config, "add_cross_attention"):
+        config.add_cross_attention = False
     if not is_decoder:
         config.use_cache = False  # GPT-2 as an encoder would build one that nobody reads
     named = {"dropout": families.DROPOUT, "attention_dropout": families.ATTENTION_DROPOUT}
@@ -233,8 +237,8 @@ def _keep_layers(model: PreTrainedModel, numbers: Sequence[int] | None, key: str
                 vars(module)["layer_idx"] = index
 
 
-def _account(source: Source, model: PreTrainedModel, warm: set[int], bridge: dict[str, nn.Parameter]) -> Half:
-    name = "decoder" if model.config.is_decoder else "encoder"
+def account(name: str, source: Source, model: PreTrainedModel, warm: set[int], bridge: dict[str, nn.Parameter]) -> Half:
+    """Account for one half's parameters, and those of the `bridge` to it."""
     parameters = {**dict(sorted(model.named_parameters())), **bridge}
     fresh = {tensor: p for tensor, p in parameters.items() if id(p) not in warm}
     num_fresh = sum(p.numel() for p in fresh.values())

@@ -12,6 +12,23 @@ _HUB_ID = re.compile(r"[A-Za-z0-9][\w.\-]*(?:/[A-Za-z0-9][\w.\-]*)?")
 _HUB_METRIC = {"sacrebleu_uncased": "sacrebleu", "rouge1": "rouge", "rouge2": "rouge", "rougeL": "rouge",
                "rougeLsum": "rouge", "sari_legacy": "sari", "sari_t2t": "sari"}  # fmt: skip
 
+_PROMPT = """A prompt is the source and the end token: `source + tokenizer.eos_token`. This folder's tokenizer writes
+that token itself, keeps it where it cuts, and pads on the left. The output is what is generated behind it, up to the
+next end token.
+
+```python
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+folder = "."  # this folder, or its id on the Hub
+model = AutoModelForCausalLM.from_pretrained(folder).eval()
+tokenizer = AutoTokenizer.from_pretrained(folder)
+
+texts = ["A source text."]
+inputs = tokenizer(texts, return_tensors="pt", padding=True, truncation=True)
+outputs = model.generate(**inputs)[:, inputs.input_ids.shape[1]:]
+print(tokenizer.batch_decode(outputs, skip_special_tokens=True))
+```"""
+
 
 @dataclass(frozen=True)
 class CardFacts:
@@ -45,7 +62,8 @@ def _front_matter(facts: CardFacts) -> str:
 
     bases = [half for half in dict.fromkeys(_warm_halves(facts)) if _is_hub_id(half)]
     metrics = dict.fromkeys(_HUB_METRIC.get(name, name) for split in facts.scores.values() for name in split)
-    tags = ["encoder-decoder", "warm-start", facts.config.task.name]
+    kind = "decoder-only" if facts.config.model.encoder is None else "encoder-decoder"
+    tags = [kind, "warm-start", facts.config.task.name]
     values: dict[str, Any] = {"library_name": "transformers", "tags": tags}
     if bases:
         values["base_model"] = bases
@@ -69,29 +87,34 @@ def _result(facts: CardFacts, split: str) -> dict[str, Any]:
 
 def _origin(facts: CardFacts) -> str:
     warm, model, task = _warm_halves(facts), facts.config.model, facts.config.task.name
-    encoder, decoder = f"`{_short(model.encoder)}`", f"`{_short(model.decoder)}`"
+    encoder, decoder = f"`{_short(model.encoder or '')}`", f"`{_short(model.decoder)}`"
+    alone = model.encoder is None
     started = {
         Init.both: f"warm-started from {encoder} (encoder) and {decoder} (decoder)",
         Init.encoder: f"with its encoder warm-started from {encoder} and a decoder from random weights",
         Init.decoder: f"with its decoder warm-started from {decoder} and an encoder from random weights",
         Init.none: "from random weights",
     }[model.init]
+    started = f"warm-started from {decoder}" if warm and alone else started
     named = {
         Share.all: "All parameters but the cross-attention are shared by the halves",
         Share.embeddings: "The halves share their embeddings",
     }
     what = f"The halves share {spelled(model.share)}" if isinstance(model.share, list) else named.get(model.share, "")
     shared = f" {what}; the files hold them twice." if what else ""
-    fresh = " The cross-attention starts from random weights." if warm else ""
+    fresh = " The cross-attention starts from random weights." if warm and not alone else ""
+    kind = "decoder-only" if alone else "sequence-to-sequence"
     return (
-        f"A sequence-to-sequence model {started}, fine-tuned on `{task}`: {facts.num_parameters:,} distinct "
+        f"A {kind} model {started}, fine-tuned on `{task}`: {facts.num_parameters:,} distinct "
         f"parameters.{shared}{fresh} The method is that of [Rothe, Narayan and Severyn (2020)]"
         "(https://arxiv.org/abs/1907.12461)."
     )
 
 
 def _usage(facts: CardFacts) -> str:
-    decoding, max_source_tokens = facts.config.decoding, facts.config.task.max_source_tokens
+    max_source_tokens = facts.config.task.max_source_tokens
+    if facts.config.model.encoder is None:
+        return f"{_PROMPT}\n\n{_decoding(facts)}"
     subfolder = ', subfolder="decoder_tokenizer"' if facts.has_decoder_tokenizer else ""
     return f"""```python
 from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
@@ -107,7 +130,12 @@ outputs = model.generate(inputs.input_ids, attention_mask=inputs.attention_mask)
 print(decoder_tokenizer.batch_decode(outputs, skip_special_tokens=True))
 ```
 
-Beam search with {decoding.num_beams} beams, length penalty {decoding.length_penalty:g} and at most \
+{_decoding(facts)}"""
+
+
+def _decoding(facts: CardFacts) -> str:
+    decoding = facts.config.decoding
+    return f"""Beam search with {decoding.num_beams} beams, length penalty {decoding.length_penalty:g} and at most \
 {_longest_output(facts)} tokens is in `generation_config.json`; `generate` needs no further argument."""
 
 
@@ -158,7 +186,7 @@ def _recipe(facts: CardFacts) -> str:
 def _warm_halves(facts: CardFacts) -> list[str]:
     model = facts.config.model
     halves = {Init.encoder: model.encoder, Init.decoder: model.decoder}
-    return [name for half, name in halves.items() if model.init in {Init.both, half}]
+    return [name for half, name in halves.items() if name is not None and model.init in {Init.both, half}]
 
 
 def _is_hub_id(name: str) -> bool:

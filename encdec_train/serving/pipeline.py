@@ -14,6 +14,7 @@ from transformers import AutoTokenizer, GenerationConfig
 from encdec_train.errors import ConfigError, DataError, ModelError, fault
 from encdec_train.modeling.checkpoints import quiet_library
 from encdec_train.modeling.export import SEQ2SEQ_TYPES, Tokenizers, load
+from encdec_train.modeling.families import is_causal
 
 TASKS = {"text2text-generation": "generated", "summarization": "summary", "translation": "translation"}
 OWN = ("batch_size", "truncation", "clean_up_tokenization_spaces", "return_tensors")  # not the library's `generate`'s
@@ -147,6 +148,8 @@ def pipeline(
     if isinstance(model, str):
         model, found = load(model, SEQ2SEQ_TYPES)
         tokenizer = tokenizer or found
+    if is_causal(model):
+        raise ModelError(fault("model", "a sequence-to-sequence model", model.config.model_type, "it has no encoder"))
     if isinstance(tokenizer, str):
         tokenizer = AutoTokenizer.from_pretrained(tokenizer, trust_remote_code=False)
     if tokenizer is None:

@@ -42,6 +42,8 @@ def test_the_counts_are_those_of_table_1(variant: str) -> None:
     apart = (found.fresh - head * is_head_fresh) / 1e6 - fresh
     assert (abs(apart) < 1) is (variant not in FRESH_APART)
     assert apart == pytest.approx(FRESH_APART.get(variant, apart), abs=0.01)
+    if variant == "gpt":
+        assert (found.total, found.fresh) == (124_439_808, 0)  # GPT-2 small, as published
     if variant in ONLY_CROSS_ATTENTION:
         assert found.fresh == CROSS_ATTENTION
 
@@ -71,7 +73,7 @@ def started(zoo: Callable[..., Path]) -> Callable[..., Any]:
     return make
 
 
-@pytest.mark.parametrize("variant", PAPER)
+@pytest.mark.parametrize("variant", [name for name in PAPER if name != "gpt"])
 def test_what_is_warm_is_what_the_table_counts(variant: str, started: Callable[..., Any]) -> None:
     found = started(variant)
     halves = {"rnd2rnd": (), "bert2rnd": ("encoder.",), "rnd2bert": ("decoder.",), "rnd2gpt": ("decoder.",)}

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from transformers import GPT2Config, GPT2LMHeadModel
 
 from encdec_train.batch import StepBatch
 from encdec_train.config import OptimConfig, Precision
@@ -151,3 +152,21 @@ def test_gradient_checkpointing_changes_no_number_and_computes_layers_twice(
     assert runs[0].losses == runs[1].losses
     assert all(p.equal(q) for p, q in zip(runs[0].model.parameters(), runs[1].model.parameters(), strict=True))
     assert calls == [3, 6]
+
+
+def test_a_causal_lm_takes_the_same_steps_however_they_are_cut(make_run: Callable[..., Any]) -> None:
+    """One process, one or several micro-batches a step, in float64."""
+    shape = {"n_embd": 32, "n_layer": 2, "n_head": 2, "n_positions": 32, "eos_token_id": 3, "bos_token_id": 3}
+    rates = {"resid_pdrop": 0.0, "embd_pdrop": 0.0, "attn_pdrop": 0.0}
+    runs, counts = [], []
+    for budget in (10_000, 60, 1):
+        seen: dict[int, int] = {}
+        torch.manual_seed(0)
+        model = GPT2LMHeadModel(GPT2Config(vocab_size=32, **shape, **rates)).double().train()
+        runs.append(make_run(model, 3, name=f"budget{budget}", budget=budget, watch=num_micro_batches(seen)))
+        counts.append(set(seen.values()))
+    assert (counts[0], counts[2]) == ({1}, {8})
+    assert all(1 < count < 8 for count in counts[1])
+    for run in runs[1:]:
+        for p, q in zip(run.model.parameters(), runs[0].model.parameters(), strict=True):
+            torch.testing.assert_close(p, q, rtol=1e-9, atol=1e-10)
