@@ -5,6 +5,7 @@ import torch.nn.functional as F  # noqa: N812 - the field's name for it
 from transformers import EncoderDecoderModel
 
 from encdec_train.batch import MicroBatch
+from encdec_train.modeling import packed
 from encdec_train.modeling.families import base_model, head
 
 
@@ -23,16 +24,21 @@ def loss_sum(model: EncoderDecoderModel, micro: MicroBatch, label_smoothing: flo
     Returns:
         A scalar in nats, float32; zero with zero gradients when `N` is 0.
     """
+    hidden_NH = packed.hidden_states(model, micro) if packed.suits(model, micro) else _padded(model, micro)
+    logits_NV = head(model.decoder, hidden_NH)
+    logits_NV = logits_NV if logits_NV.dtype == torch.float64 else logits_NV.float()
+    return F.cross_entropy(logits_NV, micro.labels_N, reduction="sum", label_smoothing=label_smoothing)
+
+
+def _padded(model: EncoderDecoderModel, micro: MicroBatch) -> torch.Tensor:
     encoded_BSH = encode(model, micro.source_ids_BS, micro.source_mask_BS)
-    hidden_BTH = base_model(model.decoder)(
+    hidden_BTH: torch.Tensor = base_model(model.decoder)(
         input_ids=micro.decoder_ids_BT,
         encoder_hidden_states=encoded_BSH,
         encoder_attention_mask=micro.source_mask_BS,
         use_cache=False,
     ).last_hidden_state
-    logits_NV = head(model.decoder, hidden_BTH[micro.target_mask_BT])
-    logits_NV = logits_NV if logits_NV.dtype == torch.float64 else logits_NV.float()
-    return F.cross_entropy(logits_NV, micro.labels_N, reduction="sum", label_smoothing=label_smoothing)
+    return hidden_BTH[micro.target_mask_BT]
 
 
 def encode(model: EncoderDecoderModel, source_ids_BS: torch.Tensor, source_mask_BS: torch.Tensor) -> torch.Tensor:
