@@ -5,7 +5,7 @@ import torch.nn.functional as F  # noqa: N812 - the field's name for it
 from transformers import EncoderDecoderModel, PreTrainedModel
 
 from encdec_train.batch import MicroBatch
-from encdec_train.modeling import causal
+from encdec_train.modeling import causal, packed
 from encdec_train.modeling.families import base_model, head, is_causal
 
 
@@ -32,8 +32,10 @@ def loss_sum(model: EncoderDecoderModel, micro: MicroBatch, label_smoothing: flo
 
 def _label_states(model: EncoderDecoderModel, micro: MicroBatch) -> tuple[PreTrainedModel, torch.Tensor]:
     """Return the decoder, and its hidden states that predict the labels."""
+    if packed.suits(model, micro):
+        return model.decoder, packed.hidden_states(model, micro)
     encoded_BSH = encode(model, micro.source_ids_BS, micro.source_mask_BS)
-    hidden_BTH = base_model(model.decoder)(
+    hidden_BTH: torch.Tensor = base_model(model.decoder)(
         input_ids=micro.decoder_ids_BT,
         encoder_hidden_states=encoded_BSH,
         encoder_attention_mask=micro.source_mask_BS,

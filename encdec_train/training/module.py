@@ -17,6 +17,7 @@ from transformers import EncoderDecoderModel
 from encdec_train import distributed
 from encdec_train.batch import StepBatch
 from encdec_train.config import OptimConfig, Precision
+from encdec_train.modeling import dropout
 from encdec_train.modeling.loss import loss_sum
 from encdec_train.modeling.precision import autocast
 from encdec_train.training.optim import build_optimizer, learning_rate
@@ -47,6 +48,7 @@ class Seq2SeqModule(pl.LightningModule):
         super().__init__()
         self.automatic_optimization = False
         self.model = model
+        dropout.install(model)
         self.stop_wish = StopWish()
         self._optim, self._total_steps, self._seed, self._precision = optim, total_steps, seed, precision
         self._fresh = fresh

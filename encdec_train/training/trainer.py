@@ -13,6 +13,7 @@ from encdec_train.config import Accelerator, TrainerConfig
 from encdec_train.data.datamodule import Seq2SeqDataModule
 from encdec_train.errors import StoppedError
 from encdec_train.training.callbacks import EveryStep
+from encdec_train.training.memory import keep_freed_memory
 from encdec_train.training.module import Seq2SeqModule
 from encdec_train.training.stop import agreed
 
@@ -26,8 +27,11 @@ def fit(module: Seq2SeqModule, data: Seq2SeqDataModule, every_step: EveryStep, t
     """
     for library in ("pytorch_lightning", "lightning_fabric"):
         logging.getLogger(library).setLevel(logging.ERROR)
+    on_gpu = torch.cuda.is_available() and trainer.accelerator is not Accelerator.cpu
+    if not on_gpu:
+        keep_freed_memory()
     lightning = pl.Trainer(
-        accelerator="cuda" if torch.cuda.is_available() and trainer.accelerator is not Accelerator.cpu else "cpu",
+        accelerator="cuda" if on_gpu else "cpu",
         devices=trainer.devices,
         num_nodes=trainer.num_nodes,
         strategy=_strategy(trainer),

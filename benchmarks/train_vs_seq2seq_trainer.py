@@ -1,0 +1,262 @@
+"""Real tokens a second of this package's training loop beside `transformers.Seq2SeqTrainer`.
+
+    make bench                                   every workload; or
+    python -m benchmarks.train_vs_seq2seq_trainer [workload,...] [steps] [repeats]
+
+Both sides train the same weights on the same tokenised pairs, the same number of them an optimizer step, for as many
+steps, each in a process of its own, one after the other in turns. The first step is not timed. A token is real when it
+is not padding. Seq2SeqTrainer (needs `pip install accelerate`) runs as it comes, and in its best honest setting: batches
+grouped by length, bf16, fused AdamW. The matmul rate is measured in the same processes.
+"""
+
+import json
+import platform
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+import warnings
+from collections.abc import Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import Seq2SeqTrainer, Seq2SeqTrainingArguments, TrainerCallback
+
+from benchmarks.tiny_pair import Setting
+from benchmarks.tiny_pair import optim as optim_of
+from benchmarks.workloads import CODEC, PAD, WORKLOADS, Examples, Workload
+from encdec_train.batch import MicroBatch, StepBatch
+from encdec_train.config import Accelerator, Precision, TrainerConfig
+from encdec_train.data.datamodule import Seq2SeqDataModule
+from encdec_train.modeling import packed
+from encdec_train.session import micro_tokens
+from encdec_train.training.callbacks import EveryStep
+from encdec_train.training.metrics_log import MetricsLog
+from encdec_train.training.module import Seq2SeqModule
+from encdec_train.training.trainer import fit
+
+SIDES = ("ours fp32", "ours bf16", "theirs fp32", "theirs bf16 grouped")
+PAIRS = {  # what is compared: the numerator and the denominator of a ratio
+    "default against default": ("ours bf16", "theirs fp32"),
+    "equal precision, its best setting": ("ours bf16", "theirs bf16 grouped"),
+    "both in float32": ("ours fp32", "theirs fp32"),
+}
+SEED = 7
+
+
+class Stamps:
+    """The clock at the end of each step, and what was seen of it."""
+
+    def __init__(self) -> None:
+        self.times: list[float] = []
+        self.real: list[int] = []
+        self.padded: list[int] = []
+        self.losses: list[float] = []
+
+    def result(self) -> dict[str, Any]:
+        """Summarise, without the first step."""
+        seconds = self.times[-1] - self.times[0]
+        return {
+            "tokens_per_second": sum(self.real[1:]) / seconds,
+            "seconds_a_step": seconds / (len(self.times) - 1),
+            "padding": 1 - sum(self.real[1:]) / sum(self.padded[1:]),
+            "losses": self.losses,
+        }
+
+
+class TimedModule(Seq2SeqModule):
+    """Ours, with a stamp after each step."""
+
+    stamps: Stamps
+
+    def training_step(self, batch: StepBatch, batch_idx: int) -> dict[str, Any]:
+        """Make the step, and look at the clock."""
+        outputs = super().training_step(batch, batch_idx)
+        self.stamps.losses.append(float(outputs["loss"]))
+        self.stamps.times.append(time.perf_counter())
+        self.stamps.real.append(batch.num_source_tokens + batch.num_target_tokens)
+        self.stamps.padded.append(sum(self.computed(micro) for micro in batch.micro_batches))
+        return outputs
+
+    def computed(self, micro: MicroBatch) -> int:
+        """Count what goes through the model, padding included."""
+        if packed.suits(self.model, micro):
+            return int(micro.source_mask_BS.sum() + micro.target_mask_BT.sum())
+        return micro.source_ids_BS.numel() + micro.decoder_ids_BT.numel()
+
+
+def ours(workload: Workload, steps: int, precision: Precision, folder: Path) -> Stamps:
+    """Train with this package, `metrics.jsonl` written as in a run."""
+    examples, stamps = Examples(workload, SEED), Stamps()
+    optim = optim_of(Setting(label_smoothing=0.0, max_grad_norm=1.0))
+    optim.lr, optim.beta2, optim.weight_decay = 1e-4, 0.999, 0.0
+    module = TimedModule(workload.model(), optim, steps, SEED, precision)
+    module.stamps = stamps
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    trainer = TrainerConfig(
+        max_steps=steps, max_epochs=None, devices=1, num_nodes=1, accelerator=Accelerator.auto, precision=precision,
+        gradient_checkpointing=False, validate_every_steps=None, checkpoint_every_steps=None, log_every_steps=1,
+        keep_last=1, best_metric="loss", patience_validations=None, decoded_examples=0,
+    )  # fmt: skip
+    data = Seq2SeqDataModule(examples, CODEC, examples.plan, micro_tokens("auto", device), (0, steps), 0)  # type: ignore[arg-type]
+    log = MetricsLog(folder / "metrics.jsonl", None, 0)
+    every_step = EveryStep(trainer, folder / "checkpoints", log, None, (steps, ()), None)
+    every_step._save = lambda *_, **__: None  # type: ignore[method-assign] - the other side saves nothing either
+    fit(module, data, every_step, trainer)
+    return stamps
+
+
+class TheirClock(TrainerCallback):
+    """A stamp after each step of Seq2SeqTrainer."""
+
+    def __init__(self, stamps: Stamps) -> None:
+        self._stamps = stamps
+
+    def on_step_end(self, *_: object, **__: object) -> None:
+        """Look at the clock."""
+        self._stamps.times.append(time.perf_counter())
+
+    def on_log(self, *_: object, logs: dict[str, float], **__: object) -> None:
+        """Keep the loss."""
+        if "loss" in logs:
+            self._stamps.losses.append(float(logs["loss"]))
+
+
+def theirs(workload: Workload, steps: int, precision: Precision, folder: Path, *, grouped: bool) -> Stamps:
+    """Train with Seq2SeqTrainer."""
+    examples, stamps = Examples(workload, SEED), Stamps()
+    rows = [
+        {"input_ids": list(map(int, s)), "attention_mask": [1] * len(s), "labels": list(map(int, t)), "length": len(s)}
+        for s, t in zip(examples.sources, examples.targets, strict=True)
+    ]
+
+    def collate(batch: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
+        """Pad as DataCollatorForSeq2Seq does, counting."""
+        width = {key: max(len(row[key]) for row in batch) for key in ("input_ids", "labels")}
+        stamps.real.append(sum(len(row["input_ids"]) + len(row["labels"]) for row in batch))
+        stamps.padded.append(len(batch) * (width["input_ids"] + width["labels"]))
+        fill = {"input_ids": PAD, "attention_mask": 0, "labels": -100}
+        return {
+            key: torch.tensor(
+                [r[key] + [value] * (width["labels" if key == "labels" else "input_ids"] - len(r[key])) for r in batch]
+            )
+            for key, value in fill.items()
+        }
+
+    arguments = Seq2SeqTrainingArguments(
+        output_dir=str(folder), max_steps=steps, per_device_train_batch_size=workload.examples, learning_rate=1e-4,
+        lr_scheduler_type="constant", warmup_steps=0, logging_steps=1, save_strategy="no", report_to=[], seed=SEED,
+        bf16=precision is Precision.bf16, use_cpu=not torch.cuda.is_available(), disable_tqdm=True,
+        remove_unused_columns=False, **({"train_sampling_strategy": "group_by_length"} if grouped else {}),
+    )  # fmt: skip
+    trainer = Seq2SeqTrainer(
+        workload.model(), arguments, data_collator=collate, train_dataset=rows, callbacks=[TheirClock(stamps)]
+    )
+    trainer.train()
+    del stamps.real[len(stamps.times) :], stamps.padded[len(stamps.times) :]  # a batch may have been fetched ahead
+    return stamps
+
+
+def matmul_rate(dtype: torch.dtype) -> float:
+    """Measure FLOP/s of a large matmul."""
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    a = torch.randn(1024, 1024, device=device).to(dtype)
+    best = float("inf")
+    for _ in range(8):
+        start = time.perf_counter()
+        b = a @ a
+        float(b[0, 0])
+        best = min(best, time.perf_counter() - start)
+    return 2 * 1024**3 / best
+
+
+def flops_of_a_token(workload: Workload) -> tuple[float, float]:
+    """Return FLOPs of forward and backward a real source token and a real target token, attention products left out."""
+    model = workload.model()
+    matrices = []
+    for half in (model.encoder, model.decoder):
+        tables = {id(m.weight) for m in half.modules() if isinstance(m, torch.nn.Embedding)}
+        matrices.append(sum(p.numel() for p in half.parameters() if p.dim() == 2 and id(p) not in tables))
+    config = model.decoder.config
+    cross = 2 * config.num_hidden_layers * config.hidden_size**2  # keys and values: once a source token
+    head = config.vocab_size * config.hidden_size
+    return 6.0 * (matrices[0] + cross), 6.0 * (matrices[1] - cross + head)
+
+
+def work(side: str, name: str, steps: int) -> None:
+    """Run one side, and print what was measured as JSON."""
+    warnings.filterwarnings("ignore")
+    workload, precision = WORKLOADS[name], Precision.bf16 if "bf16" in side else Precision.fp32
+    rate = matmul_rate(torch.bfloat16 if precision is Precision.bf16 else torch.float32)
+    with tempfile.TemporaryDirectory() as folder:
+        if side.startswith("ours"):
+            stamps = ours(workload, steps, precision, Path(folder))
+        else:
+            stamps = theirs(workload, steps, precision, Path(folder), grouped="grouped" in side)
+    found = stamps.result()
+    found["peak_gib"] = (
+        torch.cuda.max_memory_allocated() / 2**30
+        if torch.cuda.is_available()
+        else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    )
+    source, target = flops_of_a_token(workload)
+    lengths = Examples(workload, SEED).lengths.sum(axis=0)
+    found["utilisation"] = found["tokens_per_second"] * float(lengths @ [source, target]) / lengths.sum() / rate
+    print(json.dumps(found))
+
+
+def measure(name: str, steps: int, repeats: int) -> dict[str, list[dict[str, Any]]]:
+    """Run the sides in turns."""
+    found: dict[str, list[dict[str, Any]]] = {side: [] for side in SIDES}
+    for repeat in range(repeats):
+        for side in SIDES if repeat % 2 == 0 else SIDES[::-1]:
+            command = [sys.executable, "-m", "benchmarks.train_vs_seq2seq_trainer", "--side", side, name, str(steps)]
+            done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, stderr=subprocess.DEVNULL)
+            found[side].append(json.loads(done.stdout.splitlines()[-1]))
+            print(f"{name} {side}: {found[side][-1]['tokens_per_second']:.0f} tokens/s", file=sys.stderr)
+    return found
+
+
+def median(rows: Sequence[dict[str, Any]], key: str) -> float:
+    """Return the median of a figure over repeats."""
+    return statistics.median(row[key] for row in rows)
+
+
+def table(name: str, found: dict[str, list[dict[str, Any]]]) -> None:
+    """Print one workload's tables."""
+    print(f"\n### {name}: {WORKLOADS[name].examples} pairs a step\n")
+    print("| side | real tokens/s | padding | utilisation | peak GiB | loss, mean of the last quarter |")
+    print("|---|---|---|---|---|---|")
+    for side, rows in found.items():
+        last = [statistics.mean(row["losses"][-max(len(row["losses"]) // 4, 1) :]) for row in rows]
+        cells = [f"{median(rows, 'tokens_per_second'):,.0f}", f"{median(rows, 'padding'):.1%}"]
+        cells += [f"{median(rows, 'utilisation'):.0%}", f"{median(rows, 'peak_gib'):.1f}"]
+        print(f"| {side} | {' | '.join(cells)} | {statistics.median(last):.3f} |")
+    print("\n| ratio of real tokens/s | median | lowest to highest |")
+    print("|---|---|---|")
+    for what, (a, b) in PAIRS.items():
+        ratios = [x["tokens_per_second"] / y["tokens_per_second"] for x, y in zip(found[a], found[b], strict=True)]
+        middle, ends = statistics.median(ratios), f"{min(ratios):.2f} to {max(ratios):.2f}"
+        print(f"| {what}: {a} / {b} | {middle:.2f}x | {ends} |")
+
+
+def main() -> None:
+    """Measure what was asked for, and print the tables."""
+    if sys.argv[1:2] == ["--side"]:
+        work(sys.argv[2], sys.argv[3], int(sys.argv[4]))
+        return
+    chosen, steps, repeats = [*sys.argv[1:4], *("", "12", "3")[len(sys.argv) - 1 :]]
+    device = torch.cuda.get_device_name() if torch.cuda.is_available() else f"{platform.machine()} CPU"
+    libraries = f"torch {torch.__version__}, transformers {version('transformers')}"
+    print(f"{device}, {torch.get_num_threads()} threads; {libraries}")
+    print(f"{steps} steps a repeat, the first not timed; {repeats} repeats in turns")
+    for name in chosen.split(",") if chosen else WORKLOADS:
+        table(name, measure(name, int(steps), int(repeats)))
+
+
+if __name__ == "__main__":
+    main()
