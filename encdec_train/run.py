@@ -142,13 +142,11 @@ def planned(config: TrainConfig, session: Session) -> tuple["Plan", int]:
     Raises:
         ConfigError: When the training split does not fill a batch, or warm-up would not end within the run.
     """
-    import numpy as np
-
     from encdec_train.data.plan import BatchSize, Plan
 
     data, trainer, optim, split = config.data, config.trainer, config.optim, session.splits["train"]
     size = BatchSize(data.batch_examples, data.batch_target_tokens, data.order, data.last_batch)
-    plan = Plan(np.stack([split.source_lengths, split.target_lengths], axis=1), config.seed, size)
+    plan = Plan(split.tokens.lengths, config.seed, size)
     total = trainer.max_steps or plan.num_steps(trainer.max_epochs or 1)
     if optim.warmup_steps is not None and optim.warmup_steps >= total and optim.schedule is not Schedule.constant:
         reason = f"trainer.max_epochs={trainer.max_epochs} makes {total} steps"
