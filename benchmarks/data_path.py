@@ -61,11 +61,12 @@ def start(file: Path, cache: Path, ranks: tuple[int, int], epoch: bool) -> dict[
     """Come to a rank's first batch as `train` does, and go on through an epoch where asked to."""
     marks: dict[str, float] = {}
     began = last = time.perf_counter()
+    worked = time.process_time()
 
     def mark(name: str) -> None:
-        nonlocal last
-        now = time.perf_counter()
-        marks[name], last = now - last, now
+        nonlocal last, worked
+        now, work = time.perf_counter(), time.process_time()
+        marks[name], marks[f"{name}, CPU time"], last, worked = now - last, work - worked, now, work
 
     from transformers import AutoTokenizer
 
@@ -130,7 +131,7 @@ def show(name: str, took: float, found: dict[str, Any], rows: int) -> None:
         f"\n{name}: first batch after {found['first']:.1f} s; the process {took:.1f} s; peak {found['peak']:,.0f} MiB"
     )
     for part, seconds in found["seconds"].items():
-        speed = f"  {rows / seconds:,.0f} rows/s" if part in {"rows", "tokens"} else ""
+        speed = f"  {rows / seconds:,.0f} rows/s" if part.split(",")[0] in {"rows", "tokens"} else ""
         print(f"  {part:<42}{seconds:8.2f} s{speed}")
     if len(found["memory"]) > 1:
         print(f"  {found['steps']:,} steps of {EXAMPLES:,}, no model: {found['epoch_seconds']:.0f} s")

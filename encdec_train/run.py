@@ -80,6 +80,7 @@ def train(config: TrainConfig) -> Path:
 
 def make(config: TrainConfig, folder: RunFolder, sources: Mapping[str, SplitSource]) -> None:
     """Do everything that takes time. Training continues where an earlier start stopped; what follows is done again."""
+    from encdec_train.report.audit import write_audit
     from encdec_train.tracking import Outcome
     from encdec_train.tracking import start as start_tracker
 
@@ -92,6 +93,7 @@ def make(config: TrainConfig, folder: RunFolder, sources: Mapping[str, SplitSour
     main = distributed.rank() == 0
     if main:
         describe_start(config, folder, session, started)
+        write_audit(folder.path, session.splits, session.codec)
     kind = config.tracking.kind if main else TrackerName.none
     tracker = start_tracker(kind, config.tracking, folder.path, folder.run_id, to_dict(config))
     run, scores, outcome, together = Run(config, folder, session, plan, tracker), Scores(), Outcome.failed, False

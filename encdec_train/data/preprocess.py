@@ -46,11 +46,11 @@ class TextCodec:
 
     def encode_sources(self, texts: Sequence[str]) -> list[list[int]]:
         """Tokenise with the tokenizer's own special tokens, at full length."""
-        return [encoding.ids for encoding in self._source_backend.encode_batch_fast(list(texts))]
+        return [encoding.ids for encoding in self.source_backend.encode_batch_fast(list(texts))]
 
     def encode_targets(self, texts: Sequence[str]) -> list[list[int]]:
         """Tokenise into `tokens + eos`: the start token belongs to the decoder's input (known_defects D13)."""
-        encodings = self._target_backend.encode_batch_fast(list(texts), add_special_tokens=False)
+        encodings = self.target_backend.encode_batch_fast(list(texts), add_special_tokens=False)
         return [[*encoding.ids, self.eos_id] for encoding in encodings]
 
     def decode(self, ids: list[int] | Ids) -> str:
@@ -68,19 +68,21 @@ class TextCodec:
     @cached_property
     def num_source_specials(self) -> int:
         """Special tokens that every source has."""
-        return int(self._source_backend.num_special_tokens_to_add(False))
+        return int(self.source_backend.num_special_tokens_to_add(False))
 
     @cached_property
     def _num_source_suffix(self) -> int:
-        mask = self._source_backend.encode("a").special_tokens_mask
+        mask = self.source_backend.encode("a").special_tokens_mask
         return next((count for count, special in enumerate(reversed(mask)) if not special), min(1, len(mask)))
 
     @cached_property
-    def _source_backend(self) -> "Tokenizer":
+    def source_backend(self) -> "Tokenizer":
+        """The tokenizer proper, which neither cuts nor pads."""
         return _backend(self.source_tokenizer)
 
     @cached_property
-    def _target_backend(self) -> "Tokenizer":
+    def target_backend(self) -> "Tokenizer":
+        """The tokenizer proper, which neither cuts nor pads."""
         return _backend(self.target_tokenizer)
 
 
