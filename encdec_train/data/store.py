@@ -52,6 +52,7 @@ def obtain(folder: Path, build: Callable[[Path], Facts]) -> Facts:
             built.mkdir(parents=True)
             made = build(built)
             (built / _MANIFEST).write_text(json.dumps({"facts": made, "files": _hashes(built)}, indent=1))
+            (built / _VERIFIED).write_text(json.dumps(_stamps(built)))
             if facts(folder) is None:
                 atomic.discard(folder)  # it is damaged, or not there
             atomic.install(built, folder, replace=False)
@@ -96,7 +97,9 @@ def map_table(file: Path) -> tuple["pa.Table", mmap.mmap]:
 
     with file.open("rb") as stream:
         mapped = mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ)
-    return pa.ipc.open_file(pa.BufferReader(pa.py_buffer(mapped))).read_all(), mapped
+    table = pa.ipc.open_file(pa.BufferReader(pa.py_buffer(mapped))).read_all()
+    mapped.madvise(mmap.MADV_DONTNEED)  # the system maps many pages around each batch's head
+    return table, mapped
 
 
 def _names(folder: Path) -> list[Path]:
