@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 CACHE_FORMAT = 2  # part of every cache key: raise it when what is stored changes
 _BATCH_ROWS = 1000  # texts in one call of the tokenizer, which uses every core for them
 _BAR_FROM = 50_000  # pairs; fewer take seconds
-_RELEASE_EVERY = 1 << 16  # examples taken: pages of a map count as a process's memory until it lets go of them
+_RELEASE_EVERY = 1 << 12  # examples taken: each maps 64 KiB around it, which counts as memory until it is let go of
 
 
 @dataclass(frozen=True)
