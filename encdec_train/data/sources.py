@@ -8,7 +8,7 @@ from pathlib import Path
 from encdec_train.config import TaskConfig
 from encdec_train.data import demo_corpus, download, hub_data, hub_files
 from encdec_train.data.demo import DemoSizes
-from encdec_train.data.load import Rows, load_file
+from encdec_train.data.load import Rows, load_file, open_file
 from encdec_train.errors import ConfigError, fault
 from encdec_train.fingerprint import file_sha256, json_sha256
 from encdec_train.tasks import TASKS
@@ -71,7 +71,8 @@ def _from_files(task: TaskConfig, cache_dir: Path) -> dict[str, SplitSource]:
             continue
         read = partial(load_file, path, *columns, key=key, reverse=task.reverse)
         read(limit=1)  # a missing file or column is said at once
-        splits[name] = SplitSource(file_sha256(path), partial(read, limit=limit_of(task, name)))
+        load = partial(open_file, cache_dir, path, columns, key=key, reverse=task.reverse)
+        splits[name] = SplitSource(file_sha256(path), partial(load, limit=limit_of(task, name)))
     return splits
 
 
