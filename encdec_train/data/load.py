@@ -23,11 +23,11 @@ from encdec_train.fingerprint import file_sha256, json_sha256
 if TYPE_CHECKING:
     import pyarrow as pa
 
-__all__ = ("CACHED_FROM_BYTES", "NUM_SHOWN_ROWS", "Rows", "load_file", "open_file")
+__all__ = ("CACHED_FROM_BYTES", "NUM_SHOWN_ROWS", "ROWS", "Rows", "load_file", "open_file")
 
 NUM_SHOWN_ROWS = 5  # of the rows that cannot be used
 CACHED_FROM_BYTES = 16 << 20  # smaller files are read every time, into memory
-_ROWS, _ROWS_FORMAT = "rows.arrow", 1  # raise the format when what is stored changes
+ROWS, _ROWS_FORMAT = "rows.arrow", 1  # raise the format when what is stored changes
 _BATCH_ROWS = 4096
 _NUM_SHOWN_COLUMNS = 20
 _NUM_SHOWN_CHARACTERS = 60
@@ -79,7 +79,7 @@ def open_file(
 
     def build(folder: Path) -> store.Facts:
         console.say(f"reading {path} (once; kept in {cache_dir / 'rows'})")
-        with pa.OSFile(str(folder / _ROWS), "wb") as sink, pa.ipc.new_file(sink, _schema()) as writer:
+        with pa.OSFile(str(folder / ROWS), "wb") as sink, pa.ipc.new_file(sink, _schema()) as writer:
 
             def write(batch: pa.RecordBatch) -> None:
                 with store.writing(folder):  # or it would read as a fault of the file
@@ -88,14 +88,14 @@ def open_file(
             intake = _Intake(path, key, *columns, reverse, write)
             _read(intake, limit)
             intake.flush()
-        intake.check(Rows.mapped(folder / _ROWS).ids)
+        intake.check(Rows.mapped(folder / ROWS).ids)
         return {"rows": intake.num_good}
 
     suffixes = "".join(path.suffixes[-2:]).lower()
     what = [_ROWS_FORMAT, file_sha256(path), suffixes, *columns, reverse, limit]
     folder = cache_dir / "rows" / json_sha256(what)
     store.obtain(folder, build)
-    return Rows.mapped(folder / _ROWS)
+    return Rows.mapped(folder / ROWS)
 
 
 def _schema() -> "pa.Schema":

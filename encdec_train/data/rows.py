@@ -44,6 +44,22 @@ class Rows:
         """Map an Arrow file: what is never read takes no memory."""
         return cls.of_table(map_table(file)[0])
 
+    def table(self, start: int = 0, stop: int | None = None) -> "pa.Table":
+        """Copy some rows into an Arrow table that `of_table` reads."""
+        import pyarrow as pa
+
+        columns = {"id": self.ids, "source": self.sources, "target": self.targets, "references": self.references}
+        kinds = {name: pa.list_(pa.string()) if name == "references" else pa.string() for name in columns}
+        return pa.table({name: pa.array(column[start:stop], kinds[name]) for name, column in columns.items()})
+
+    def write(self, file: Path) -> None:
+        """Write an Arrow file that `mapped` reads, a batch at a time."""
+        import pyarrow as pa
+
+        with pa.OSFile(str(file), "wb") as sink, pa.ipc.new_file(sink, self.table(0, 0).schema) as writer:
+            for start in range(0, len(self), _BATCH_ROWS):
+                writer.write_table(self.table(start, start + _BATCH_ROWS))
+
 
 class Column(Sequence[T]):
     """A column of `Rows` in an Arrow table."""
