@@ -73,6 +73,8 @@ class Validator:
         total = torch.zeros(2, dtype=torch.float64, device=module.device)
         for indices in split_batch(everything, self._lengths, self._max_micro_tokens, ranks)[rank]:
             micro = collate(*self._split.take(indices), self._codec.decoder_start_id, pads).to(module.device)
-            total += torch.stack([loss_sum(module.model, micro).double(), torch.tensor(len(micro.labels_N)).to(total)])
+            total += torch.stack(
+                [loss_sum(module.model, micro, pack=True).double(), torch.tensor(len(micro.labels_N)).to(total)]
+            )
         summed, tokens = distributed.all_sum(total).tolist()
         return float(summed / tokens)
