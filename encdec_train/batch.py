@@ -51,6 +51,8 @@ class StepBatch:
         num_source_tokens: Source tokens in the global batch over all ranks, without padding.
         num_examples: Examples in the global batch over all ranks.
         micro_batches: What this rank runs, in order; at least one (of zero weight on a rank without examples).
+        num_own_tokens: Source and target tokens of this rank's micro-batches, without padding.
+        num_padded_tokens: The same with padding.
     """
 
     step: int
@@ -59,3 +61,5 @@ class StepBatch:
     num_source_tokens: int
     num_examples: int
     micro_batches: list[MicroBatch]
+    num_own_tokens: int = 0
+    num_padded_tokens: int = 0

@@ -41,7 +41,9 @@ class StepDataset(Dataset[StepBatch]):
         if not collated:  # a rank without examples runs one micro-batch of zero weight, so that gradients synchronise
             collated = [collate([[self._codec.source_pad_id]], [[]], start, pads)]
         sources, targets = self._plan.lengths[examples].sum(axis=0)
-        return StepBatch(index + 1, epoch, int(targets), int(sources), len(examples), collated)
+        own = [self._plan.lengths[micro] for micro in micro_batches]
+        sizes = int(sum(one.sum() for one in own)), int(sum(len(one) * one.max(axis=0).sum() for one in own))
+        return StepBatch(index + 1, epoch, int(targets), int(sources), len(examples), collated, *sizes)
 
 
 def ignore_signals(_worker: int) -> None:

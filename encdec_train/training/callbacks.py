@@ -1,7 +1,6 @@
 """What happens after a step: log, validate, checkpoint, stop. One callback, so that the order is the text's."""
 
 import math
-import time
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -19,6 +18,7 @@ from encdec_train.training import checkpoint as checkpoints
 from encdec_train.training.checkpoint import Checkpoint
 from encdec_train.training.metrics_log import MetricsLog
 from encdec_train.training.module import Seq2SeqModule
+from encdec_train.training.telemetry import Telemetry
 from encdec_train.training.validation import Validator
 
 
@@ -74,13 +74,14 @@ class EveryStep(pl.Callback):
         self.progress = _progress(trainer.best_metric, resumed)
         self.step = resumed.step if resumed else 0
         self._bar, self._shown = console.progress(self._total_steps, "train", done=self.step), self.step
-        self._restart_clock()
+        self._telemetry: Telemetry
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Put the optimizer back where it was, and the model in train mode (known_defects D7)."""
         module, resumed, self._resumed = cast(Seq2SeqModule, pl_module), self._resumed, None
         _check_ranks_agree(resumed)
         module.model.train()
+        self._telemetry = Telemetry(module.model, self._config.precision, distributed.world_size())
         self._bar.__enter__()
         if resumed is not None:
             checkpoints.restore_optimizer(module.model, trainer.optimizers[0], resumed)
@@ -88,7 +89,17 @@ class EveryStep(pl.Callback):
                 self._validate(module)
                 self._save(trainer, module)
                 trainer.should_stop = self.is_over
-        self._restart_clock()
+        self._telemetry.restart()
+
+    def on_train_batch_start(
+        self,
+        trainer: pl.Trainer,
+        pl_module: pl.LightningModule,
+        batch: StepBatch,
+        batch_idx: int,
+    ) -> None:
+        """Look at the clock: what has passed since the last step is the loader's."""
+        self._telemetry.batch_arrived()
 
     def on_train_batch_end(
         self,
@@ -100,7 +111,7 @@ class EveryStep(pl.Callback):
     ) -> None:
         """Run what is due after this step."""
         step = self.step = batch.step
-        self._timed_tokens += batch.num_source_tokens + batch.num_target_tokens
+        self._telemetry.step_ended(batch)
         last, asked = step == self._total_steps, outputs["stop"] is not None
         logged = last or self._is_due(self._config.log_every_steps)
         due = last or self._is_due(self._config.validate_every_steps)
@@ -120,7 +131,7 @@ class EveryStep(pl.Callback):
             console.say(f"stop at step {step}: no better {self._config.best_metric} in {patience} validations")
         trainer.should_stop |= asked or (due and self.is_over)
         if logged or saved:
-            self._restart_clock()
+            self._telemetry.restart()
 
     @property
     def is_over(self) -> bool:
@@ -139,9 +150,6 @@ class EveryStep(pl.Callback):
     def _is_due(self, every: int | None) -> bool:
         return every is not None and self.step % every == 0
 
-    def _restart_clock(self) -> None:
-        self._clock, self._timed_tokens = time.monotonic(), 0
-
     def _check_finite(self, outputs: Mapping[str, Any]) -> None:
         loss, grad_norm = float(outputs["loss"]), float(outputs["grad_norm"])
         if not math.isfinite(loss) or not math.isfinite(grad_norm):
@@ -157,7 +165,7 @@ class EveryStep(pl.Callback):
 
     def _log_step(self, outputs: Mapping[str, Any], batch: StepBatch) -> None:
         loss = float(outputs["loss"])
-        rate = self._timed_tokens / max(time.monotonic() - self._clock, 1e-9)
+        times = self._telemetry.columns()
         self._log.log(
             batch.step,
             {
@@ -165,10 +173,10 @@ class EveryStep(pl.Callback):
                 "train/grad_norm": float(outputs["grad_norm"]),
                 "train/epoch": batch.epoch,
                 "optim/lr": float(outputs["lr"]),
-                "time/tokens_per_second": rate,
+                **times,
             },
         )
-        self._bar.advance(self.step - self._shown, loss=loss, tokens_per_second=rate)
+        self._bar.advance(self.step - self._shown, loss=loss, tokens_per_second=times["time/tokens_per_second"])
         self._shown = self.step
 
     def _validate(self, module: Seq2SeqModule) -> None:

@@ -83,12 +83,16 @@ def test_scores_are_those_of_the_prediction_file(finished_folder: Path) -> None:
     assert metrics["test"]["sacrebleu"]["signature"].startswith("BLEU|nrefs:1|case:mixed|eff:no|tok:13a|smooth:exp|")
 
 
+TIMES = ("time/tokens_per_second", "time/data_wait", "time/padding", "time/utilisation", "time/step_seconds_p50",
+         "time/step_seconds_p95")  # fmt: skip
+
+
 def test_the_curves_have_a_row_a_step(finished_folder: Path) -> None:
     rows = read(finished_folder / "out/run/metrics.jsonl")
     steps = [row for row in rows if "train/loss" in row]
     assert [row["step"] for row in steps] == list(range(1, 31))
     assert {tuple(row) for row in steps} == {
-        ("step", "train/loss", "train/grad_norm", "train/epoch", "optim/lr", "time/tokens_per_second")
+        ("step", "train/loss", "train/grad_norm", "train/epoch", "optim/lr", *TIMES)
     }
     assert [row["train/epoch"] for row in steps] == list(range(30))  # a batch is all 24 pairs
     assert [row["optim/lr"] for row in steps[:2]] == pytest.approx([1e-2, 1e-2 * 29 / 30])

@@ -47,20 +47,10 @@ def test_steps_are_logged_as_often_as_asked_for_and_at_the_end(
     assert steps_with(made, "train/loss") == expected
     assert [step for step, _ in made.heard.rows] == expected
     assert set(made.heard.rows[0][1]) == {
-        "train/loss", "train/grad_norm", "train/epoch", "optim/lr", "time/tokens_per_second"
+        "train/loss", "train/grad_norm", "train/epoch", "optim/lr", "time/tokens_per_second", "time/data_wait",
+        "time/padding", "time/utilisation", "time/step_seconds_p50", "time/step_seconds_p95",
     }  # fmt: skip
     assert [row["train/epoch"] for row in made.rows] == [int(step > 5) for step in expected]
-
-
-def test_the_rate_counts_all_tokens_since_the_last_row(
-    new_model: Callable[..., Any], make_run: Callable[..., Any], plan: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    clock = iter(range(0, 100, 2))
-    monkeypatch.setattr(callbacks.time, "monotonic", lambda: next(clock))
-    made = make_run(new_model(), 4, log_every_steps=2)
-    tokens = [int(plan.lengths[plan.batch(step)[1]].sum()) for step in (1, 2, 3, 4)]
-    rates = [values["time/tokens_per_second"] for _, values in made.heard.rows]
-    assert rates == [sum(tokens[:2]) / 2, sum(tokens[2:]) / 2]
 
 
 def test_the_bar_ends_where_the_run_does(
