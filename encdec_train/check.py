@@ -9,11 +9,13 @@ from typing import Any
 
 from encdec_train.config import (
     AnyConfig,
+    CrossInit,
     DataConfig,
     Group,
     Init,
     ModelConfig,
     OptimConfig,
+    Parts,
     RunConfig,
     Schedule,
     Share,
@@ -114,6 +116,10 @@ def _check_model(model: ModelConfig) -> list[str]:
         faults.append(
             fault("model.share", "none, or embeddings only, with model.init=decoder", spelled(model.share), reason)
         )
+    random = model.init in {Init.encoder, Init.none} or model.init_parts is Parts.embeddings
+    if model.init_cross_attention is CrossInit.self_attention and random:
+        reason = "the decoder's layers start from random weights, so there is nothing to copy"
+        faults.append(fault("model.init_cross_attention", "fresh", "self_attention", reason))
     for key, value in (("encoder_layers", model.encoder_layers), ("decoder_layers", model.decoder_layers)):
         if (why := _layer_fault(value)) is not None:
             faults.append(fault(f"model.{key}", "layers in ascending order, such as [1,2,5-8]", str(value), why))

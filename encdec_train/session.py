@@ -117,7 +117,9 @@ def warm_start(config: TrainConfig, session: Session, init: Init) -> "WarmStart"
     from encdec_train.training.optim import freeze
 
     model = config.model
-    changes = Changes((model.dropout, model.attention_dropout), model.init_parts, model.layers)
+    changes = Changes(
+        (model.dropout, model.attention_dropout), model.init_parts, model.layers, model.init_cross_attention
+    )
     started = build(*session.halves, model.share, init, seed=config.seed, changes=changes)
     header, rows = describe(started)
     console.say(console.table(rows, header))
