@@ -9,6 +9,7 @@ from typing import Any
 
 from encdec_train.config import (
     AnyConfig,
+    CrossInit,
     DataConfig,
     Group,
     Init,
@@ -122,6 +123,10 @@ def _check_model(model: ModelConfig) -> list[str]:
         faults.append(
             fault("model.share", "none, or embeddings only, with model.init=decoder", spelled(model.share), reason)
         )
+    random = model.init in {Init.encoder, Init.none} or model.init_parts is Parts.embeddings
+    if model.init_cross_attention is CrossInit.self_attention and random:
+        reason = "the decoder's layers start from random weights, so there is nothing to copy"
+        faults.append(fault("model.init_cross_attention", "fresh", "self_attention", reason))
     for key, value in (("encoder_layers", model.encoder_layers), ("decoder_layers", model.decoder_layers)):
         if (why := _layer_fault(value)) is not None:
             faults.append(fault(f"model.{key}", "layers in ascending order, such as [1,2,5-8]", str(value), why))
@@ -136,6 +141,7 @@ def _check_alone(model: ModelConfig) -> list[str]:
         ("init", model.init in {Init.decoder, Init.none}, "decoder or none", model.init.value, reason),
         ("encoder_layers", model.encoder_layers is None, "null", str(model.encoder_layers), reason),
         ("encoder_revision", model.encoder_revision is None, "null", model.encoder_revision, reason),
+        ("init_cross_attention", model.init_cross_attention is CrossInit.fresh, "fresh", "self_attention", reason),
         ("decoder", model.decoder != "demo", "a GPT-2, a folder or a Hub id", model.decoder, demo),
     )
     return [fault(f"model.{key}", expected, got, why) for key, good, expected, got, why in wanted if not good]

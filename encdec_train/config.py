@@ -51,6 +51,13 @@ class Parts(Enum):
     all_but_embeddings = "all_but_embeddings"
 
 
+class CrossInit(Enum):
+    """What the decoder's cross-attention starts from where its checkpoint has none."""
+
+    fresh = "fresh"  # random weights: what the paper's variants mean
+    self_attention = "self_attention"  # a copy of the same layer's own
+
+
 class Init(Enum):
     """Which halves start from their checkpoint; the others start from random weights of the same shape."""
 
@@ -200,6 +207,7 @@ class ModelConfig:
     share: list[Group] | Share
     init: Init
     init_parts: Parts
+    init_cross_attention: CrossInit
     encoder_layers: list[int | str] | None  # of the checkpoint, counted from 1, such as [9,10,13-18]; null: all
     decoder_layers: list[int | str] | None
     dropout: float | None = _within(0, below=1)  # null: what the checkpoint says
@@ -247,8 +255,8 @@ class OptimConfig:
     label_smoothing: float = _within(0, below=1)
     max_grad_norm: float | None = _within(0)  # of the global gradient; null: no clipping
     freeze: list[str]  # parameters that stay as they are, by name with `*`, as in `encoder.*`
-    freeze_warm_steps: int = _within(0)  # so long only what was initialised at random learns
-    fresh_lr_factor: float = _within(0)  # of the learning rate, for what was initialised at random
+    freeze_warm_steps: int = _within(0)  # so long only what the checkpoints lack learns
+    fresh_lr_factor: float = _within(0)  # of the learning rate, for what the checkpoints lack
     layer_decay: float = _within(0, 1)  # of the learning rate, a layer further from the output
     average_last: int = _within(1)  # points whose mean weights are taken in the end; 1: the best validation's
     average_every_steps: int | None = _within(1)  # between those points, the last one being the last step

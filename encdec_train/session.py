@@ -178,7 +178,8 @@ def warm_start(config: TrainConfig, session: Session, init: Init) -> "WarmStart"
     from encdec_train.training.optim import freeze
 
     model = config.model
-    changes = Changes((model.dropout, model.attention_dropout), model.init_parts, model.layers)
+    dropouts = (model.dropout, model.attention_dropout)
+    changes = Changes(dropouts, model.init_parts, model.layers, model.init_cross_attention)
     if session.halves[1].alone:
         started = causal.build(session.halves[1], init, seed=config.seed, changes=changes)
     else:

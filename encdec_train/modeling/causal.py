@@ -64,7 +64,7 @@ def build(source: Source, init: Init, *, seed: int, changes: Changes) -> WarmSta
     model.config.pad_token_id = None  # else the library looks for padding in every forward, and warns of it
     model.train()  # from_pretrained leaves eval mode (known_defects D7)
     named = list(model.named_parameters())
-    decoder = account("decoder", source, model, warm, {})
+    decoder = account("decoder", source, model, (warm, set()), {})
     return WarmStart(
         model, [decoder], 0, sum(p.numel() for _, p in named), [name for name, p in named if id(p) in warm]
     )

@@ -12,10 +12,11 @@ from safetensors import SafetensorError, safe_open
 from torch import nn
 from transformers import EncoderDecoderConfig, EncoderDecoderModel, PretrainedConfig, PreTrainedModel
 
-from encdec_train.config import Group, Init, Parts, Share, shared_groups, spelled
+from encdec_train.config import CrossInit, Group, Init, Parts, Share, shared_groups, spelled
 from encdec_train.errors import ConfigError, ModelError, fault
 from encdec_train.modeling import families
 from encdec_train.modeling.checkpoints import Source, find_pair, quiet_library, special_ids
+from encdec_train.modeling.cross_attention import copy_self_attention
 from encdec_train.modeling.sharing import share as share_parameters
 
 SHOWN_PARTS = 3  # of a folder's path
@@ -27,9 +28,11 @@ class Half:
 
     name: str  # `encoder` or `decoder`
     checkpoint: str  # where the loaded ones come from
-    loaded: int  # taken from the checkpoint
+    loaded: int  # taken from the checkpoint, each to its own place
+    copied: int  # cross-attention that starts as a copy of self-attention
     fresh: int  # initialised at random
-    fresh_tensors: Sequence[str]  # their names
+    copied_tensors: Sequence[str]  # the names of what was copied into
+    fresh_tensors: Sequence[str]
 
 
 @dataclass(frozen=True)
@@ -40,7 +43,7 @@ class WarmStart:
     halves: Sequence[Half]  # encoder and decoder, before sharing; or the decoder alone
     shared: int  # parameters (elements) that both halves use
     total: int  # distinct parameters (elements)
-    warm: Sequence[str]  # names of the distinct parameters that come from a checkpoint
+    warm: Sequence[str]  # names of the distinct parameters that were loaded
 
 
 @dataclass(frozen=True)
@@ -50,10 +53,17 @@ class Changes:
     dropouts: tuple[float | None, float | None] = (None, None)  # hidden and attention; None: the checkpoint's
     parts: Parts = Parts.all  # what is taken from a checkpoint
     layers: tuple[Sequence[int] | None, Sequence[int] | None] = (None, None)  # kept of each half, counted from 1
+    cross_attention: CrossInit = CrossInit.fresh
 
 
 def warm_start(
-    encoder: str, decoder: str | None = None, *, share: str | list[str] = "none", init: str = "both", seed: int = 0
+    encoder: str,
+    decoder: str | None = None,
+    *,
+    share: str | list[str] = "none",
+    init: str = "both",
+    init_cross_attention: str = "fresh",
+    seed: int = 0,
 ) -> EncoderDecoderModel:
     """Build a plain `EncoderDecoderModel` from two checkpoints, ready for anybody's trainer.
 
@@ -62,6 +72,7 @@ def warm_start(
         decoder: The same; None takes the encoder's.
         share: `none`, `embeddings`, `all` (but the cross-attention), or groups of parameters as in `model.share`.
         init: Which halves start from their checkpoint: `both`, `encoder`, `decoder` or `none`.
+        init_cross_attention: `fresh`, or `self_attention`: a copy of each layer's own, where that was loaded.
         seed: Of the fresh parameters.
 
     Raises:
@@ -69,7 +80,8 @@ def warm_start(
     """
     what = Share(share) if isinstance(share, str) else [Group(name) for name in share]
     halves = find_pair(((encoder, None), (decoder or encoder, None)), what, Init(init), "")
-    return build(*halves, what, Init(init), seed=seed).model
+    changes = Changes(cross_attention=CrossInit(init_cross_attention))
+    return build(*halves, what, Init(init), seed=seed, changes=changes).model
 
 
 def build(
@@ -88,6 +100,9 @@ def build(
         torch.manual_seed(seed)
         left, left_warm = load_half("encoder", encoder, init in {Init.both, Init.encoder}, changes)
         right, right_warm = load_half("decoder", decoder, init in {Init.both, Init.decoder}, changes)
+        copied = (
+            copy_self_attention(right, right_warm) if changes.cross_attention is CrossInit.self_attention else set()
+        )
         config = EncoderDecoderConfig.from_encoder_decoder_configs(left.config, right.config)
         config.tie_word_embeddings = right.config.tie_word_embeddings
         model = EncoderDecoderModel(config=config, encoder=left, decoder=right)
@@ -95,7 +110,8 @@ def build(
     bridge = {name: model.get_parameter(name) for name in names}  # the library's, between halves of different width
     if init is Init.both and changes.parts is not Parts.embeddings:
         right_warm |= _take_bridge(bridge, encoder, decoder)
-    halves = (account("encoder", encoder, left, left_warm, {}), account("decoder", decoder, right, right_warm, bridge))
+    encoder_half = account("encoder", encoder, left, (left_warm, set()), {})
+    halves = (encoder_half, account("decoder", decoder, right, (right_warm, copied), bridge))
     shared = share_parameters(model, share, decoders=init is Init.decoder)
     _set_generation(model, encoder, decoder)
     _check_attention(model)
@@ -237,13 +253,20 @@ def _keep_layers(model: PreTrainedModel, numbers: Sequence[int] | None, key: str
                 vars(module)["layer_idx"] = index
 
 
-def account(name: str, source: Source, model: PreTrainedModel, warm: set[int], bridge: dict[str, nn.Parameter]) -> Half:
-    """Account for one half's parameters, and those of the `bridge` to it."""
+def account(
+    name: str,
+    source: Source,
+    model: PreTrainedModel,
+    known: tuple[set[int], set[int]],
+    bridge: dict[str, nn.Parameter],
+) -> Half:
+    """Account for one half's parameters (`known`: the ids of those loaded and copied) and those of the bridge to it."""
     parameters = {**dict(sorted(model.named_parameters())), **bridge}
-    fresh = {tensor: p for tensor, p in parameters.items() if id(p) not in warm}
-    num_fresh = sum(p.numel() for p in fresh.values())
-    loaded = sum(p.numel() for p in parameters.values()) - num_fresh
-    return Half(name, source.name if warm else "random", loaded, num_fresh, list(fresh))
+    copied = [tensor for tensor, p in parameters.items() if id(p) in known[1]]
+    fresh = [tensor for tensor, p in parameters.items() if id(p) not in known[0] | known[1]]
+    num_copied, num_fresh = (sum(parameters[tensor].numel() for tensor in tensors) for tensors in (copied, fresh))
+    loaded = sum(p.numel() for p in parameters.values()) - num_copied - num_fresh
+    return Half(name, source.name if known[0] else "random", loaded, num_copied, num_fresh, copied, fresh)
 
 
 def _set_generation(model: EncoderDecoderModel, encoder: Source, decoder: Source) -> None:
@@ -267,15 +290,16 @@ def _check_attention(model: EncoderDecoderModel) -> None:
 
 
 def describe(started: WarmStart) -> tuple[list[str], list[list[str]]]:
-    """Return header and rows of the printed list: what was loaded, what is fresh (in tensors, by part)."""
-    header = ["half", "checkpoint", "loaded", "fresh", "fresh tensors"]
+    """Return header and rows of the printed list: what was loaded, copied, what is fresh (in tensors, by part)."""
+    header = ["half", "checkpoint", "loaded", "copied", "fresh", "fresh tensors"]
     rows = []
     for half in started.halves:
         parts = Counter(_part(name) for name in half.fresh_tensors)
         tensors = ", ".join(f"{count} {part}" for part, count in parts.most_common()) or "none"
-        rows.append([half.name, _shown(half.checkpoint), f"{half.loaded:,}", f"{half.fresh:,}", tensors])
-    rows.append(["shared", "", f"{started.shared:,}", "", ""])
-    rows.append(["distinct", "", f"{started.total:,}", "", ""])
+        counts = [f"{count:,}" for count in (half.loaded, half.copied, half.fresh)]
+        rows.append([half.name, _shown(half.checkpoint), *counts, tensors])
+    rows.append(["shared", "", f"{started.shared:,}", "", "", ""])
+    rows.append(["distinct", "", f"{started.total:,}", "", "", ""])
     return header, rows
 
 

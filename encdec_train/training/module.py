@@ -33,7 +33,7 @@ class Seq2SeqModule(pl.LightningModule):
         total_steps: Steps of the whole run.
         seed: Of the run; dropout masks are a function of it, the step, the rank and the micro-batch.
         precision: What is computed in; weights stay float32.
-        fresh: Names of the parameters that were initialised at random.
+        fresh: Names of the parameters that the checkpoints lack.
     """
 
     def __init__(

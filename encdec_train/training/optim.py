@@ -24,7 +24,7 @@ def build_optimizer(
     Args:
         named_parameters: As the model names them.
         optim: The section of the config.
-        fresh: Names of those that were initialised at random.
+        fresh: Names of those that the checkpoints lack, as `fresh_names` has them.
 
     Returns:
         An optimizer whose groups have a `scale`, which multiplies the learning rate.
@@ -71,10 +71,13 @@ def _half(name: str) -> str:
 
 
 def fresh_names(started: WarmStart) -> frozenset[str]:
-    """Name the model's parameters that were initialised at random."""
+    """Name the model's parameters that the checkpoints lack: those from random weights, and those that were copied.
+
+    A copy is in a new role. Were it warm, `freeze_warm_steps` would leave nothing to learn where only it is not loaded.
+    """
     known = {name for name, _ in started.model.named_parameters()}
-    named = {f"{half.name}.{name}" for half in started.halves for name in half.fresh_tensors}
-    return frozenset(known & (named | {name for half in started.halves for name in half.fresh_tensors}))
+    tensors = [(half.name, name) for half in started.halves for name in (*half.fresh_tensors, *half.copied_tensors)]
+    return frozenset(known & {spelled for half, name in tensors for spelled in (f"{half}.{name}", name)})
 
 
 def averaged_steps(total_steps: int, optim: OptimConfig) -> list[int]:

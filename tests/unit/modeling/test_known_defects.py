@@ -266,7 +266,7 @@ def test_d16_a_head_that_is_not_in_the_checkpoint_is_listed_as_fresh(new_bert: C
     decoder = started.halves[1]
     assert [name for name in decoder.fresh_tensors if "crossattention" not in name] == HEAD
     assert (decoder.loaded, decoder.fresh) == (20_288, 8_576 + 1_152)
-    assert describe(started)[1][1][4] == "20 cross-attention, 5 LM head"
+    assert describe(started)[1][1][5] == "20 cross-attention, 5 LM head"
 
 
 def test_d16_of_a_real_sentence_encoder(minilm: Path) -> None:

@@ -56,19 +56,19 @@ def test_what_is_loaded_is_what_the_file_holds(start: Callable[..., Any], tiny_b
 
 def test_the_printed_list(start: Callable[..., Any], tiny_bert: Path) -> None:
     header, rows = describe(start(share="embeddings"))
-    assert header == ["half", "checkpoint", "loaded", "fresh", "fresh tensors"]
+    assert header == ["half", "checkpoint", "loaded", "copied", "fresh", "fresh tensors"]
     assert rows == [
-        ["encoder", f"…/{tiny_bert.parent.name}/{tiny_bert.name}", "20,288", "0", "none"],
-        ["decoder", f"…/{tiny_bert.parent.name}/{tiny_bert.name}", "21,440", "8,576", "20 cross-attention"],
-        ["shared", "", "3,200", "", ""],
-        ["distinct", "", "47,104", "", ""],
+        ["encoder", f"…/{tiny_bert.parent.name}/{tiny_bert.name}", "20,288", "0", "0", "none"],
+        ["decoder", f"…/{tiny_bert.parent.name}/{tiny_bert.name}", "21,440", "0", "8,576", "20 cross-attention"],
+        ["shared", "", "3,200", "", "", ""],
+        ["distinct", "", "47,104", "", "", ""],
     ]
 
 
 def test_fresh_tensors_are_counted_by_part(start: Callable[..., Any]) -> None:
     _, rows = describe(start(init="none"))
-    assert rows[0][1:] == ["random", "0", "20,288", "32 layers, 5 embeddings"]
-    assert rows[1][4] == "32 layers, 20 cross-attention, 5 embeddings, 5 LM head"
+    assert rows[0][1:] == ["random", "0", "0", "20,288", "32 layers, 5 embeddings"]
+    assert rows[1][5] == "32 layers, 20 cross-attention, 5 embeddings, 5 LM head"
 
 
 @pytest.mark.parametrize("init", ["both", "encoder", "decoder", "none"])
