@@ -9,7 +9,9 @@ from encdec_train.modeling import causal, packed
 from encdec_train.modeling.families import base_model, head, is_causal
 
 
-def loss_sum(model: EncoderDecoderModel, micro: MicroBatch, label_smoothing: float = 0.0) -> torch.Tensor:
+def loss_sum(
+    model: EncoderDecoderModel, micro: MicroBatch, label_smoothing: float = 0.0, *, padded: bool = False
+) -> torch.Tensor:
     """Sum the cross-entropy over a micro-batch's labels.
 
     The sum, not the mean: the caller divides by the target tokens of the global batch, so that neither micro-batches
@@ -20,19 +22,25 @@ def loss_sum(model: EncoderDecoderModel, micro: MicroBatch, label_smoothing: flo
         model: The pair, or a causal LM.
         micro: `B` examples with `N` labels.
         label_smoothing: The share of probability spread evenly over the vocabulary.
+        padded: Compute on padded rows, as a GPU does, also where tokens could be packed.
 
     Returns:
         A scalar in nats, float32; zero with zero gradients when `N` is 0.
     """
-    decoder, hidden_NH = (model, causal.label_states(model, micro)) if is_causal(model) else _label_states(model, micro)
+    states = (model, causal.label_states(model, micro)) if is_causal(model) else _label_states(model, micro, padded)
+    decoder, hidden_NH = states
     logits_NV = head(decoder, hidden_NH)
     logits_NV = logits_NV if logits_NV.dtype == torch.float64 else logits_NV.float()
     return F.cross_entropy(logits_NV, micro.labels_N, reduction="sum", label_smoothing=label_smoothing)
 
 
-def _label_states(model: EncoderDecoderModel, micro: MicroBatch) -> tuple[PreTrainedModel, torch.Tensor]:
+def _label_states(
+    model: EncoderDecoderModel,
+    micro: MicroBatch,
+    padded: bool,  # noqa: FBT001
+) -> tuple[PreTrainedModel, torch.Tensor]:
     """Return the decoder, and its hidden states that predict the labels."""
-    if packed.suits(model, micro):
+    if not padded and packed.suits(model, micro):
         return model.decoder, packed.hidden_states(model, micro)
     encoded_BSH = encode(model, micro.source_ids_BS, micro.source_mask_BS)
     hidden_BTH: torch.Tensor = base_model(model.decoder)(
