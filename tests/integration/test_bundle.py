@@ -296,7 +296,7 @@ def test_bundling_again_does_nothing_or_mends_or_refuses(
     (here / "mine").mkdir()
     strange = encdec("bundle", *run, "bundle.path=mine")
     assert strange.status == 2
-    assert "it has no BUNDLE.json" in strange.err
+    assert "it has no BUNDLE.json. Choose another, or move away what is there." in strange.err
     assert list((here / "mine").iterdir()) == []
 
 
