@@ -75,6 +75,10 @@ class Bundle:
                 return str(self.path / one["folder"]), None
         return name, revision
 
+    def commit(self, half: int) -> str | None:
+        """Return the commit that a half's checkpoint had on the Hub, None where it came from a folder."""
+        return self.manifest["models"][half]["folder"].partition("@")[2] or None
+
 
 def opened(config: AnyConfig) -> Bundle | None:
     """Check the bundle that a config names, and keep this process off the network; None: it names none.
