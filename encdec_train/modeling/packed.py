@@ -60,15 +60,13 @@ def hidden_states(model: EncoderDecoderModel, micro: MicroBatch) -> torch.Tensor
     return hidden_1TH[0]
 
 
-def attend(  # noqa: PLR0913, PLR0917 - the library's signature
-    module: nn.Module,
+def attend(
+    module: nn.Module,  # noqa: ARG001 - whose attention it is
     query: torch.Tensor,
     key: torch.Tensor,
     value: torch.Tensor,
     attention_mask: torch.Tensor,
-    scaling: float | None = None,
-    dropout: float = 0.0,
-    **_: object,
+    **options: Any,  # noqa: ANN401 - more than are read
 ) -> tuple[torch.Tensor, None]:
     """Attend within each example, under the library's signature for attention functions.
 
@@ -78,12 +76,12 @@ def attend(  # noqa: PLR0913, PLR0917 - the library's signature
         key: See `query`.
         value: See `query`.
         attention_mask: The lengths, from `_layout`.
-        scaling: Of the products; None is 1 / sqrt(head size).
-        dropout: Rate on the attention's weights.
+        **options: `scaling` of the products, 1 / sqrt(head size) where it is None; `dropout`, the rate on the weights.
 
     Returns:
         `[1, tokens, heads, head size]`, and None where the library expects the weights.
     """
+    scaling, dropout = options.get("scaling"), float(options.get("dropout") or 0.0)
     queries, keys, (causal, *_rest) = attention_mask[0, 0].tolist()
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
     one = partial(_with_dropout, rate=dropout) if dropout > 0 else F.scaled_dot_product_attention

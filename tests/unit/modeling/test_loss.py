@@ -10,9 +10,17 @@ import torch
 from encdec_train.batch import MicroBatch
 from encdec_train.config import Init, Share
 from encdec_train.data.collate import collate
+from encdec_train.modeling import packed
 from encdec_train.modeling.checkpoints import find
 from encdec_train.modeling.loss import encode, head, loss_sum
 from encdec_train.modeling.warm_start import build
+
+
+@pytest.fixture(params=["packed", "padded"], autouse=True)
+def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Compute as a CPU does, and as a GPU does."""
+    if request.param == "padded":
+        monkeypatch.setattr(packed, "suits", lambda *_: False)
 
 
 @pytest.fixture
