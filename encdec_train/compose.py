@@ -77,6 +77,8 @@ def compose(verb: str, overrides: Sequence[str] = (), config_dir: str | None = N
     faults: list[str] = []
     config = _typed(CONFIGS[verb], raw, "", faults)
     faults += check_ranges(config)
+    if verb == "bundle" and not faults and config.bundle.path is None:  # `???` in YAML does not undo train's null
+        faults.append("bundle.path: expected a value, got none. Set bundle.path=….")
     if not faults:  # contradictions between values that are none would only repeat the faults above
         faults = check(config) + _check_names(config)
     if faults:

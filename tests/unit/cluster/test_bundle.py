@@ -228,3 +228,10 @@ def test_its_config_is_where_train_begins_unless_something_is_chosen(made: Path)
     assert compose("train", ["bundle.path=b"]).task.name == "files"
     assert compose("train", ["bundle.path=b", "model=bertshare"]).task.name == "demo"
     assert compose("train", ["bundle.path=elsewhere"]).task.name == "demo"
+
+
+@pytest.mark.parametrize("verb", ["bundle", "verify"])
+def test_it_needs_a_place(verb: str) -> None:
+    words = TASK if verb == "bundle" else ()
+    with pytest.raises(ConfigError, match=r"^bundle\.path: expected a value, got none\. Set bundle\.path=…\.$"):
+        compose(verb, words)
