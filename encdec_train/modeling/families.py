@@ -95,9 +95,13 @@ def layers(model: PreTrainedModel) -> tuple[str, nn.ModuleList]:
 
 
 def attention_of(half: PreTrainedModel) -> set[str]:
-    """Return the attention that a half's modules are set to; inside a pair they do not read the half's own `config`."""
-    configs = [getattr(module, "config", None) for module in half.modules() if module is not half]
-    return {config._attn_implementation for config in configs if isinstance(config, PretrainedConfig)}
+    """Return the attention that a half's modules are set to; inside a pair they do not read the half's own `config`.
+
+    Where they have none, as XGLM's, it is the half's own.
+    """
+    held = [getattr(module, "config", None) for module in half.modules() if module is not half]
+    configs = [config for config in held if isinstance(config, PretrainedConfig)] or [half.config]
+    return {config._attn_implementation for config in configs}
 
 
 def encoder_class(config: PretrainedConfig) -> type[PreTrainedModel] | None:
