@@ -77,6 +77,8 @@ def compose(verb: str, overrides: Sequence[str] = (), config_dir: str | None = N
     faults: list[str] = []
     config = _typed(CONFIGS[verb], raw, "", faults)
     faults += check_ranges(config)
+    if verb == "bundle" and not faults and config.bundle.path is None:  # `???` in YAML does not undo train's null
+        faults.append("bundle.path: expected a value, got none. Set bundle.path=….")
     if not faults:  # contradictions between values that are none would only repeat the faults above
         faults = check(config) + _check_names(config)
     if faults:
@@ -175,7 +177,7 @@ def _compose_values(verb: str, overrides: Sequence[str], config_dir: str | None)
 def _beginning(verb: str, parsed: Sequence[Any]) -> tuple[Path, str]:
     """Return folder and name of the YAML to begin with: a bundle's own where nothing else is chosen."""
     given = {one.key_or_group: one for one in parsed}
-    if CONFIGS[verb] is TrainConfig and "bundle.path" in given and not {*given} & _groups([conf_dir()]):
+    if issubclass(CONFIGS[verb], TrainConfig) and "bundle.path" in given and not {*given} & _groups([conf_dir()]):
         folder = Path(str(given["bundle.path"].value()))
         if (folder / bundle.MANIFEST).is_file() and (folder / bundle.CONFIG).is_file():
             return folder.resolve(), Path(bundle.CONFIG).stem
@@ -235,7 +237,7 @@ def _check_overrides(verb: str, parsed: Sequence[Any], config_dir: str | None) -
     every = [(key, *key.partition(".")[::2]) for key in valid_keys(CONFIGS[verb])]
     keys = [key for key, section, name in every if not name or name in read.get(section, {name})]
     sections = {key.partition(".")[0] for key in keys if "." in key}
-    sections |= {"experiment"} if CONFIGS[verb] is TrainConfig else set()
+    sections |= {"experiment"} if issubclass(CONFIGS[verb], TrainConfig) else set()
     roots = [conf_dir(), *([Path(config_dir)] if config_dir else [])]
     groups, faults = _groups(roots), []
     for one in parsed:

@@ -159,6 +159,8 @@ def open_session(config: TrainConfig, rows: "Mapping[str, Rows]", sources: Mappi
     if bundled is not None:
         named = (bundled.source(*named[0]), bundled.source(*named[1]))
     encoder, decoder = _find_halves(config.model, named)
+    if bundled is not None:  # where they came from, for the manifest
+        encoder, decoder = (replace(one, revision=bundled.commit(at)) for at, one in enumerate((encoder, decoder)))
     _check_positions(config.task, encoder, decoder)
     ids = special_ids(decoder)
     source_pad = encoder.tokenizer.pad_token_id or 0  # masked, so any id of the vocabulary will do

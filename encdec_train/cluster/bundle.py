@@ -63,7 +63,7 @@ class Bundle:
         return {
             name: SplitSource(
                 said["fingerprint"],
-                partial(_read_rows, self.path / _file_of(name), limit_of(task, name)),
+                partial(_read_rows, self.path / _file_of(name), _limit(task, name)),
                 said["origin"],
             )
             for name, said in self.manifest["splits"].items()
@@ -75,6 +75,10 @@ class Bundle:
             if (one["name"], one["revision"]) == (name, revision):
                 return str(self.path / one["folder"]), None
         return name, revision
+
+    def commit(self, half: int) -> str | None:
+        """Return the commit that a half's checkpoint had on the Hub, None where it came from a folder."""
+        return self.manifest["models"][half]["folder"].partition("@")[2] or None
 
 
 def opened(config: AnyConfig) -> Bundle | None:
@@ -156,7 +160,7 @@ def build(
         for name, split in splits.items():
             _write_rows(split.load(), built / _file_of(name))
         (built / CONFIG).write_text(text, encoding="utf-8")
-        said = {name: {"fingerprint": split.fingerprint, "limit": limit_of(config.task, name),
+        said = {name: {"fingerprint": split.fingerprint, "limit": _limit(config.task, name),
                        "origin": dict(split.origin)} for name, split in splits.items()}  # fmt: skip
         files = {name: {"bytes": (built / name).stat().st_size, "sha256": file_sha256(built / name)}
                  for name in sorted(_names(built))}  # fmt: skip
@@ -178,6 +182,9 @@ def _summary(bundle: Bundle) -> str:
 
 def _is_whole(path: Path, config: TrainConfig, text: str) -> bool:
     """Tell whether a place holds this run's bundle, False for a damaged one; refuse any other."""
+    if not (path / MANIFEST).is_file():
+        reason, remedy = f"it has no {MANIFEST}", "Choose another, or move away what is there"
+        raise ConfigError(fault("bundle.path", "a new folder, or this run's bundle", str(path), reason, remedy))
     manifest = _manifest(path)
     _check_asked(config, Bundle(path, manifest))
     try:
@@ -213,17 +220,24 @@ def _manifest(path: Path) -> dict[str, Any]:
 def _check_asked(config: AnyConfig, bundle: Bundle) -> None:
     """Refuse a config that asks for other rows or checkpoints than those of the bundle."""
     pairs: list[tuple[str, object, object]] = []  # key, as bundled, asked for
-    faults, remedy = [], "Leave it out, or bundle this run in a folder of its own"
+    trains = isinstance(config, TrainConfig)  # from the bundle's config; the others begin with their own defaults
+    faults, remedy = [], f"{'Leave it out' if trains else 'Set it so'}, or bundle this run in a folder of its own"
     if (task := asked_rows(config)) is not None:
         theirs, mine = bundle.manifest["task"], _rows_of(task)
-        given = [key for key in mine if mine[key] is not None or isinstance(config, TrainConfig)]
+        read = {config.split} if isinstance(config, EvaluateConfig | ScoreConfig) else {*bundle.manifest["splits"]}
+        unread = set() if "train" in read else {"train_fraction", "fraction_seed"}
+        given = [key for key in mine if trains or (mine[key] is not None and key not in unread)]
         pairs += [(f"task.{key}", theirs.get(key), mine.get(key)) for key in given]
         for name, said in bundle.manifest["splits"].items():
-            asked = limit_of(task, name)
-            if said["limit"] is not None and (asked is None or asked > said["limit"]):
+            asked = _limit(task, name)
+            if name in read and said["limit"] is not None and (asked is None or asked > said["limit"]):
                 key = f"task.num_{name if name in {'train', 'validation'} else 'test'}_examples"
                 faults.append(fault(key, f"1..{said['limit']}", _shown(asked), "no more were bundled", remedy))
     if isinstance(config, TrainConfig):
+        if (alone := "encoder" not in bundle.manifest["checkpoints"]) != (config.model.encoder is None):
+            pairs.append(
+                ("model.encoder", None if alone else bundle.manifest["models"][0]["name"], config.model.encoder)
+            )
         for half, (name, revision), one in zip(HALVES, config.model.sources, bundle.manifest["models"], strict=True):
             pairs += [(f"model.{half}", one["name"], name), (f"model.{half}_revision", one["revision"], revision)]
     reason = f"{bundle.path} was bundled so"
@@ -248,13 +262,19 @@ def _rows_of(task: TaskConfig) -> dict[str, Any]:
     return {key: value for key, value in to_dict(task).items() if key not in SAME_ROWS | LIMITS}
 
 
+def _limit(task: TaskConfig, split: str) -> int | None:
+    """Return how many of a split's bundled rows are used: a fraction of the training rows is what was bundled."""
+    return task.num_train_examples if split == "train" else limit_of(task, split)
+
+
 def _copy_models(model: ModelConfig, sources: "tuple[Source, Source]", built: Path) -> list[dict[str, str | None]]:
     """Copy both checkpoints, one that both halves use once; never a pickle."""
     folders: dict[str, str] = {}
     models: list[dict[str, str | None]] = []
     for half, (name, revision), source in zip(HALVES, model.sources, sources, strict=True):
         if source.name not in folders:
-            folders[source.name] = f"models/{half}" + (f"@{source.revision}" if source.revision else "")
+            part = "decoder" if source.alone else half
+            folders[source.name] = f"models/{part}" + (f"@{source.revision}" if source.revision else "")
             _copy_checkpoint(Path(source.name), built / folders[source.name])
         models.append({"name": name, "revision": revision, "folder": folders[source.name]})
     return models

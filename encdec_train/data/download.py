@@ -37,10 +37,11 @@ def fetch_url(url: str, key: str, cache_dir: Path) -> tuple[Path, dict[str, str]
     folder = cache_dir / "files" / f"{name}-{json_sha256(url)[:12]}"
     if (known := _known(folder, name)) is not None:
         return folder / name, known
-    remedy = f"Fetch {url} by other means, and set {key} to the file"
+    damaged, others = folder.exists(), f"and set {key} to the file; the other splits then need their keys too"
+    remedy = f"Fetch {url} by other means, {others}"
     if is_offline_mode():
         reason = f"HF_HUB_OFFLINE is set, and {folder.parent} lacks it"
-        remedy = f"Where there is a network, run `curl -LO {url}`, and set {key} to the file"
+        remedy = f"Where there is a network, run `curl -LO {url}`, {others}"
         raise DataError(fault(key, "a file", url, reason, remedy))
     built = folder.with_name(f".{folder.name}.{secrets.token_hex(4)}")
     try:
@@ -49,8 +50,8 @@ def fetch_url(url: str, key: str, cache_dir: Path) -> tuple[Path, dict[str, str]
         etag = _download(url, built / name)
         facts = {"url": url, "etag": etag, "sha256": file_sha256(built / name)}
         atomic.write_json(built / _MANIFEST, facts)
-        if _known(folder, name) is None:
-            atomic.discard(folder)  # it is damaged, or not there
+        if damaged and _known(folder, name) is None:
+            atomic.discard(folder)  # never what another rank has fetched meanwhile, and may be opening
         atomic.install(built, folder, replace=False)
     except (URLError, HTTPException, TimeoutError, ConnectionError) as error:
         raise DataError(fault(key, "a file that can be downloaded", url, str(error) or repr(error), remedy)) from error

@@ -62,6 +62,9 @@ def rows_of(
         start, num_kept = start + len(table), num_kept + len(chosen)
         if limit is not None and num_kept >= limit:
             break
+    if limit is not None and num_kept >= limit:  # what comes after the last row that is wanted does not matter
+        start = pa.concat_tables(kept).column("index")[limit - 1].as_py() + 1
+        bad = {number: side for number, side in bad.items() if number <= start}
     _say_unusable(bad, split, place, start)
     if not num_kept:
         raise DataError(fault(place, f"rows of {split}", None, "there are none"))

@@ -102,6 +102,8 @@ def _cached(dataset: str, revision: str | None) -> Listing | None:
         folder = Path(snapshot_download(dataset, repo_type="dataset", revision=revision, local_files_only=True))
     except FAILURES:
         return None
+    if next((folder.parents[1] / "blobs").glob("*.incomplete"), None) is not None:
+        return None  # it broke off: not every name says of how many files it is one
     paths = {path.relative_to(folder).as_posix(): path for path in sorted(folder.rglob("*.parquet"))}
     files = {name: (path.stat().st_size, path.resolve().name) for name, path in paths.items()}
     return Listing(dataset, revision, folder.name, files) if files else None

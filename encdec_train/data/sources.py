@@ -36,13 +36,13 @@ def splits_of(task: TaskConfig, cache_dir: Path) -> dict[str, SplitSource]:
     """
     splits = SOURCES["files" if task.files else TASKS[task.name].source](task, cache_dir)
     train = splits.get("train")
-    if train is not None and task.train_fraction < 1:
-        key = json_sha256([train.fingerprint, task.train_fraction, task.fraction_seed])
-        train = splits["train"] = replace(train, fingerprint=key, load=partial(_part, train.load, task))
     for name, split in splits.items():
         if train is not None and name != "train" and split.fingerprint == train.fingerprint:
             key, reason = f"{name}_file", "the two have the same content, and scores on training data say nothing"
             raise ConfigError(fault(f"task.{key}", "other rows than task.train_file", getattr(task, key), reason))
+    if train is not None and task.train_fraction < 1:
+        key = json_sha256([train.fingerprint, task.train_fraction, task.fraction_seed])
+        splits["train"] = replace(train, fingerprint=key, load=partial(_part, train.load, task))
     return splits
 
 

@@ -103,7 +103,7 @@ class Patient:
 
     @torch.no_grad()
     def loss(self, **changes: torch.Tensor) -> float:
-        """Return the loss sum of `few` with some of its tensors changed."""
+        """Return the loss sum of `few` with some of its tensors changed; on padded rows, where masks can be wrong."""
         default = torch.get_default_dtype()
         torch.set_default_dtype(torch.float64)  # XGLM's attention makes a tensor of its own
         try:

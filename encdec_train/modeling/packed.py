@@ -82,7 +82,7 @@ def attend(
         `[1, tokens, heads, head size]`, and None where the library expects the weights.
     """
     queries, keys, (causal, *_rest) = attention_mask[0, 0].tolist()
-    scaling, dropout = options.get("scaling"), options.get("dropout", 0.0)
+    scaling, dropout = options.get("scaling"), float(options.get("dropout") or 0.0)
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
     one = partial(_with_dropout, rate=dropout) if dropout > 0 else F.scaled_dot_product_attention
     parts = zip(query.split(queries, 2), key.split(keys, 2), value.split(keys, 2), strict=True)

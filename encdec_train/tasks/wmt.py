@@ -1,4 +1,7 @@
-"""WMT: translation of news, any year and pair. newstest2016 is a second test split where WMT16 has the pair."""
+"""WMT: translation of news, any year and pair. newstest2016 is a second test split where WMT16 has the pair.
+
+Not of 2016, whose test split it is, nor of 2017, where it is validation data: the best checkpoint is chosen on it.
+"""
 
 from typing import TYPE_CHECKING
 
@@ -21,7 +24,9 @@ def on_hub(task: TaskConfig) -> dict[str, OnHub]:
     source, target = _languages(task)
     year, folders = (task.wmt_year or 0) % 100, (f"{source}-{target}", f"{target}-{source}")
     splits = splits_on_hub(f"wmt/wmt{year}", *folders, key="task.language_pair")
-    if year != 16 and {source, target} in IN_WMT16:
+    if year == 19:
+        del splits["test"]  # the data set has none
+    if year not in {16, 17} and {source, target} in IN_WMT16:
         splits["newstest2016"] = OnHub("wmt/wmt16", folders, "test", "task.language_pair", pinned=False)
     return splits
 

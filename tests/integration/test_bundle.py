@@ -185,7 +185,8 @@ def test_a_model_of_the_hub_is_bundled_and_runs_when_the_hub_is_gone(
     assert done.status == 0, done.err
     assert only(here / "with").name == only(here / "without").name
     assert curve(only(here / "with")) == curve(only(here / "without"))
-    assert commit in json.dumps(load(only(here / "with") / "manifest.json"))
+    one, other = (load(only(here / name) / "manifest.json")["checkpoints"] for name in ("with", "without"))
+    assert one == other == dict.fromkeys(("encoder", "decoder"), {"name": NAME, "revision": commit})
     assert len(hub.requests) == before
 
     other = encdec("train", *words, "model.encoder_revision=v9", "bundle.path=b")
@@ -296,7 +297,7 @@ def test_bundling_again_does_nothing_or_mends_or_refuses(
     (here / "mine").mkdir()
     strange = encdec("bundle", *run, "bundle.path=mine")
     assert strange.status == 2
-    assert "it has no BUNDLE.json" in strange.err
+    assert "it has no BUNDLE.json. Choose another, or move away what is there." in strange.err
     assert list((here / "mine").iterdir()) == []
 
 

@@ -181,3 +181,32 @@ def test_a_few_steps_end_in_a_report(there: Path, encdec: Encdec, shared: Module
         assert done.err.startswith(f"encdec train: {message}")
         assert len(done.err.splitlines()) == 1
     assert shared.snapshot(there) == before
+
+
+def test_the_same_run_comes_out_of_a_bundle(there: Path, encdec: Encdec, monkeypatch: pytest.MonkeyPatch) -> None:
+    from huggingface_hub import constants
+
+    for name in ("HF_HUB_OFFLINE", "WANDB_MODE"):  # a bundle sets them
+        monkeypatch.setenv(name, "")
+        monkeypatch.delenv(name)
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", constants.HF_HUB_OFFLINE)
+    words = (*BASE, "trainer.max_steps=2", "optim.warmup_steps=0", "run.baselines=[]", "decoding.max_new_tokens=8")
+
+    def done(*arguments: str) -> Any:
+        found = encdec(*arguments)
+        assert found.status == 0, found.err
+        return found
+
+    done("bundle", *words, "bundle.path=b")
+    assert sorted(path.name for path in Path("b/models").iterdir()) == ["decoder"]
+    done("train", *words, "run.output_dir=without")
+    for name in ("gpt2", "train.jsonl", "validation.jsonl", "test.jsonl"):
+        Path(name).rename(f"gone-{name}")
+    assert "there is no encoder" in done("doctor", "bundle.path=b").out
+    done("train", "bundle.path=b", "run.output_dir=with")
+    [one], [other] = (sorted(Path(name).glob("files-gpt-*")) for name in ("with", "without"))
+    assert one.name == other.name
+    assert (one / "predictions/test.jsonl").read_bytes() == (other / "predictions/test.jsonl").read_bytes()
+    evaluated = ("task=files", "bundle.path=b", "trainer.accelerator=cpu", "run.output_dir=out", "run.name=again")
+    done("evaluate", f"checkpoint={one}", *evaluated)
+    assert load("out/again/metrics.json") == load(one / "metrics.json")

@@ -31,6 +31,23 @@ def test_an_interrupted_download_is_never_taken_for_all_of_it(
         splits_of(task, tmp_path)["train"].load()
 
 
+def test_a_download_by_hand_that_broke_off_is_not_used(
+    served: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from huggingface_hub import snapshot_download
+
+    name, revision = data_sets.GIGAWORD, "refs/convert/parquet"
+    folder = Path(snapshot_download(name, repo_type="dataset", revision=revision))
+    offline(monkeypatch)
+    task = compose("train", ["task=gigaword", "model.encoder=bert"]).task
+    assert len(splits_of(task, tmp_path)["train"].load()) == 12
+    (folder.parents[1] / "blobs" / "0123.incomplete").write_bytes(b"PAR1")
+    with pytest.raises(
+        DataError, match=rf"lacks it\. .*`hf download {name} --repo-type dataset --revision {revision}`"
+    ):
+        splits_of(task, tmp_path)
+
+
 def test_half_a_file_in_the_cache_is_fetched_again(
     served: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -72,6 +72,16 @@ def test_fewer_rows_may_be_asked_for_and_more_may_not(made: Path, tiny_bert: Pat
     ]
 
 
+def test_of_a_fraction_too_fewer_may_be_asked_for_and_more_may_not(made: Path, tiny_bert: Path) -> None:
+    words = [*TASK, f"model.encoder={tiny_bert}", "bundle.path=part", "task.train_fraction=0.5"]
+    build(tiny_bert, "bundle.path=part", "task.train_fraction=0.5", "task.num_train_examples=2")
+    for asked in ("3", "null"):
+        with pytest.raises(ConfigError, match=rf"^task\.num_train_examples: expected 1\.\.2, got '{asked}'; no more"):
+            opened(compose("train", [*words, f"task.num_train_examples={asked}"]))
+    config = compose("train", [*words, "task.num_train_examples=1"])
+    assert session.find_splits(config)["train"].load().ids == ["7"]
+
+
 def test_the_manifest_says_what_is_in_it(made: Path, tiny_bert: Path) -> None:
     manifest = json.loads((made / "BUNDLE.json").read_text())
     assert sorted(manifest) == ["checkpoints", "checksum", "files", "models", "splits", "task"]
@@ -83,7 +93,7 @@ def test_the_manifest_says_what_is_in_it(made: Path, tiny_bert: Path) -> None:
 
     data = (tiny_bert / "model.safetensors").read_bytes()
     assert weights == {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
-    assert manifest["splits"]["train"] == {"fingerprint": "print of train", "limit": None}
+    assert manifest["splits"]["train"] == {"fingerprint": "print of train", "limit": None, "origin": {}}
     assert "metrics" not in manifest["task"]
 
 
@@ -94,7 +104,10 @@ def test_two_checkpoints_are_two_folders_and_a_pickle_is_left_out(tmp_path: Path
     (other / "pytorch_model.bin").write_bytes(b"x")
     (other / "decoder_tokenizer").mkdir()
     (other / "decoder_tokenizer" / "vocab.txt").write_text("x")
-    halves = (SimpleNamespace(name=str(tiny_bert), revision=None), SimpleNamespace(name=str(other), revision="c0ffee"))
+    halves = (
+        SimpleNamespace(name=str(tiny_bert), revision=None, alone=False),
+        SimpleNamespace(name=str(other), revision="c0ffee", alone=False),
+    )
     model = compose("train", [*TASK, "model.encoder=a/b", "model.decoder=c/d", "model.decoder_revision=v1"]).model
     models = bundle._copy_models(model, halves, tmp_path / "built")  # type: ignore[arg-type]
     assert models == [
@@ -138,6 +151,26 @@ def test_evaluate_need_not_name_the_files_again_and_must_not_name_others(made: P
         session.find_splits(compose("evaluate", [*words, "task.test_file=else.jsonl"]))
     with pytest.raises(ConfigError, match=r"^task\.name: expected files, got 'demo'"):
         session.find_splits(compose("evaluate", ["checkpoint=x", "bundle.path=b"]))
+
+
+def test_to_score_a_split_only_its_own_rows_count(made: Path, tiny_bert: Path) -> None:
+    build(tiny_bert, "bundle.path=few", "task.num_train_examples=2", "task.train_fraction=0.5")
+    words = ["checkpoint=x", "task=files", "bundle.path=few"]
+    assert "train" in session.find_splits(compose("evaluate", words))
+    with pytest.raises(ConfigError) as caught:
+        session.find_splits(compose("evaluate", [*words, "split=train"]))
+    remedy = "Set it so, or bundle this run in a folder of its own."
+    assert caught.value.faults == [
+        f"task.num_train_examples: expected 1..2, got 'null'; no more were bundled. {remedy}",
+        f"task.train_fraction: expected 0.5, got '1.0'; few was bundled so. {remedy}",
+    ]
+
+
+def test_a_decoder_alone_is_another_run_than_a_pair_of_it(made: Path, tiny_bert: Path) -> None:
+    words = [*TASK, "model=gpt", f"model.decoder={tiny_bert}", "bundle.path=b"]
+    message = rf"^model\.encoder: expected {tiny_bert}, got 'null'; b was bundled so"
+    with pytest.raises(ConfigError, match=message):
+        opened(compose("train", words))
 
 
 def test_without_a_bundle_nothing_is_opened_and_the_network_stays() -> None:
@@ -195,3 +228,10 @@ def test_its_config_is_where_train_begins_unless_something_is_chosen(made: Path)
     assert compose("train", ["bundle.path=b"]).task.name == "files"
     assert compose("train", ["bundle.path=b", "model=bertshare"]).task.name == "demo"
     assert compose("train", ["bundle.path=elsewhere"]).task.name == "demo"
+
+
+@pytest.mark.parametrize("verb", ["bundle", "verify"])
+def test_it_needs_a_place(verb: str) -> None:
+    words = TASK if verb == "bundle" else ()
+    with pytest.raises(ConfigError, match=r"^bundle\.path: expected a value, got none\. Set bundle\.path=…\.$"):
+        compose(verb, words)

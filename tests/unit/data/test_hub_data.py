@@ -79,6 +79,14 @@ def test_test_rows_without_text_are_refused() -> None:
         read(BAD, BAD, split="newstest2016")
 
 
+def test_rows_after_the_last_one_that_is_wanted_do_not_matter(capfd: pytest.CaptureFixture[str]) -> None:
+    assert read(BAD, split="test", limit=1).sources == ["a"]
+    assert read(BAD, limit=1).sources == ["a"]
+    assert "left out" not in capfd.readouterr().err
+    with pytest.raises(DataError, match=r"^place:test: .*; 4 of 6 rows have none: row 2 \(source\)"):
+        read(BAD, split="test", limit=2)
+
+
 def test_nothing_left_is_refused() -> None:
     for tables in ([], [table([""], [""])]):
         with pytest.raises(DataError, match=r"^place: expected rows of train; there are none"):

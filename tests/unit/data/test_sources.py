@@ -81,8 +81,9 @@ def test_training_data_under_another_name_is_refused(
 ) -> None:
     twin = str(new_pairs("twin.jsonl", range(12)))
     message = rf"task.{name}_file: expected other rows than task.train_file, got '.*twin.jsonl'; the two have the same"
-    with pytest.raises(ConfigError, match=message):
-        splits_of(replace(task, **{f"{name}_file": twin}), tmp_path)
+    for fraction in (1.0, 0.5):
+        with pytest.raises(ConfigError, match=message):
+            splits_of(replace(task, **{f"{name}_file": twin}, train_fraction=fraction), tmp_path)
 
 
 def test_what_is_missing_is_said_before_anything_is_read(task: TaskConfig, tmp_path: Path) -> None:

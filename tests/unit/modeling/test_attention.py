@@ -46,7 +46,7 @@ def pair(request: pytest.FixtureRequest, zoo: Callable[..., Path], one_thread: N
 
 
 def learn(model: Any, micro: MicroBatch) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-    """Return the loss and the gradient of every parameter."""
+    """Return the loss and the gradient of every parameter, on padded rows: packed ones have an attention of ours."""
     loss = loss_sum(model, micro)
     named = dict(model.named_parameters())
     return loss.detach(), dict(zip(named, torch.autograd.grad(loss, list(named.values())), strict=True))

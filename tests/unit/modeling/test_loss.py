@@ -1,6 +1,8 @@
 """The loss is the library's, summed; padding, splits and empty targets do not change it."""
 
+import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,13 @@ from encdec_train.data.collate import collate
 from encdec_train.modeling.checkpoints import find
 from encdec_train.modeling.loss import encode, head, loss_sum
 from encdec_train.modeling.warm_start import build
+
+
+@pytest.fixture(params=["packed", "padded"], autouse=True)
+def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Compute as training on a CPU does, and as a GPU does."""
+    if request.param == "packed":
+        monkeypatch.setattr(sys.modules[__name__], "loss_sum", partial(loss_sum, pack=True))
 
 
 @pytest.fixture
