@@ -7,6 +7,7 @@ Values live in `conf/*.yaml`; nothing here has a default. `compose.py` fills the
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, fields, is_dataclass
 from enum import Enum
+from itertools import product
 from typing import Any
 
 
@@ -104,6 +105,13 @@ class Precision(Enum):
 
     fp32 = "fp32"
     bf16 = "bf16"
+
+
+class PenaltyForm(Enum):
+    """What `decoding.length_penalty` is to the score of a text: what its log-probability is divided by."""
+
+    transformers = "transformers"  # length ** length_penalty
+    gnmt = "gnmt"  # ((5 + length) / 6) ** length_penalty, the alpha of Wu et al. 2016
 
 
 class TrackerName(Enum):
@@ -271,9 +279,19 @@ class DecodingConfig:
     """How text is searched for. Null keeps what the export says, so it is no value to train with."""
 
     num_beams: int | None = _within(1)
-    length_penalty: float | None  # score / length ** length_penalty, as in transformers
+    length_penalty: float | None  # its meaning: length_penalty_form
+    length_penalty_form: PenaltyForm | None
     max_new_tokens: int | None = _within(1)  # null to train with: the task's target limit
+    min_new_tokens: int | None = _within(0)  # no end before
+    max_length_ratio: float | None = _within(0)  # new tokens to source tokens, special ones included, at most
+    min_length_ratio: float | None = _within(0)
     no_repeat_ngram: int | None = _within(0)
+    repetition_penalty: float | None = _within(1)  # tokens that were written are less likely by this factor
+    temperature: float | None = _within(0)  # null: the most probable text; a number: tokens are drawn at random
+    top_k: int | None = _within(1)  # they are drawn of so many
+    top_p: float | None = _within(0, 1)  # or of those that have this probability together
+    num_return_sequences: int | None = _within(1)  # hypotheses an example; more than one: under `nbest`
+    prefix: str | None  # what every output begins with
 
 
 @dataclass(kw_only=True)
@@ -303,17 +321,36 @@ class TrainConfig:
 
 
 @dataclass(kw_only=True)
+class SweepConfig:
+    """Decoding settings that are tried, each with each, to choose the best on a split that is not the test's."""
+
+    num_beams: list[int]  # nothing: what decoding says
+    length_penalty: list[float]
+    max_length_ratio: list[float]
+    metric: str | None  # that decides, the higher the better; null: the first of task.metrics
+
+    @property
+    def settings(self) -> list[dict[str, int | float]]:
+        """Return every combination; none where nothing is swept."""
+        swept: dict[str, Any] = {"num_beams": self.num_beams, "length_penalty": self.length_penalty}
+        swept |= {"max_length_ratio": self.max_length_ratio}
+        lists = {key: values for key, values in swept.items() if values}
+        return [dict(zip(lists, values, strict=True)) for values in product(*lists.values())] if lists else []
+
+
+@dataclass(kw_only=True)
 class EvaluateConfig:
     """Everything `encdec evaluate` reads."""
 
     checkpoint: str  # a run folder, an export folder or a Hub id
     split: str
-    seed: int = _within(0, 2**32 - 1)  # of the bootstrap
+    seed: int = _within(0, 2**32 - 1)  # of the bootstrap, and of what is drawn
     run: RunConfig
     task: TaskConfig
     data: DataConfig
     trainer: TrainerConfig
     decoding: DecodingConfig
+    sweep: SweepConfig
 
 
 @dataclass(kw_only=True)
@@ -321,6 +358,7 @@ class GenerateConfig:
     """Everything `encdec generate` reads."""
 
     checkpoint: str
+    seed: int = _within(0, 2**32 - 1)  # of what is drawn, where decoding.temperature is a number
     input: str  # a file, or `-` for standard input: records where its first line that is not blank is a JSON object
     output: str
     task: TaskConfig

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from encdec_train.data.load import Rows
     from encdec_train.data.preprocess import EncodedSplit, TextCodec
-    from encdec_train.decoding.search import SearchSettings
+    from encdec_train.decoding.search import Engine, SearchSettings
     from encdec_train.modeling.checkpoints import Source
     from encdec_train.modeling.warm_start import WarmStart
 
@@ -148,10 +148,10 @@ def search_of(
     config: TrainConfig | EvaluateConfig | GenerateConfig, exported: "GenerationConfig | None" = None
 ) -> "SearchSettings":
     """Say how a config decodes on this machine, with an export's settings where the config leaves them open."""
-    from encdec_train.decoding.search import SearchSettings
+    from encdec_train.decoding.settings import SearchSettings
 
     budget = micro_tokens(config.data.max_micro_tokens, device_type(config.trainer.accelerator)) * DECODING_FACTOR
-    return SearchSettings.of(config.decoding, config.task.max_target_tokens, budget, exported)
+    return SearchSettings.of(config.decoding, config.task.max_target_tokens, budget, exported, config.seed)
 
 
 @dataclass(frozen=True)
@@ -159,6 +159,7 @@ class Exported:
     """A finished model, ready to decode."""
 
     model: "EncoderDecoderModel"  # on its device
+    engine: "Engine"  # that decodes with it
     codec: "TextCodec"  # its tokenizers, with the special ids that the model decodes with
     search: "SearchSettings"  # the config's settings, else the export's
     max_source_tokens: int  # longer sources are cut
@@ -173,6 +174,7 @@ def open_export(config: EvaluateConfig | GenerateConfig) -> Exported:
         ModelError: When it is no export.
     """
     from encdec_train.data.preprocess import TextCodec
+    from encdec_train.decoding.search import Engine
     from encdec_train.modeling.export import load
     from encdec_train.modeling.precision import autocast
 
@@ -183,7 +185,10 @@ def open_export(config: EvaluateConfig | GenerateConfig) -> Exported:
     )
     limit, search = source_limit(config.task, model, source), search_of(config, ids)
     cast("torch.nn.Module", model).to(device)
-    return Exported(model, codec, search, limit, partial(autocast, config.trainer.precision, device))
+    precision = partial(autocast, config.trainer.precision, device)
+    with precision():
+        engine = Engine(model)
+    return Exported(model, engine, codec, search, limit, precision)
 
 
 def source_limit(task: TaskConfig, model: "EncoderDecoderModel", tokenizer: "PreTrainedTokenizerBase") -> int:
