@@ -2,8 +2,7 @@
 
 python benchmarks/decode_vs_generate.py MODEL FILE [--beams 4] [--examples 64] [--repeats 3] [--length N]
 
-MODEL is an export or run folder; FILE is JSONL (also .gz) with a `source`. `generate` runs in data order, and sorted by
-length in each of several batch sizes, of which the fastest counts. All ways are run in turn, each in a forked process of
+MODEL is an export or run folder; FILE is JSONL (also .gz) with a `source`. `generate` runs in data order, and by length in each of several batch sizes, of which the fastest counts. All ways are run in turn, each in a forked process of
 its own, on one thread; time is the processor's, so that others on the machine disturb little, and the ratios are those
 of medians. Memory is what a process took in addition to the loaded model. `--length` forces outputs of so many tokens,
 for a model that was never trained on such data: then all ways do equal work.
@@ -134,9 +133,8 @@ def main() -> None:
     first = next(iter(ways))
     best = min((medians[name], name) for name in ways if "sorted" in name)[1] if options.sorted else first
     tokens = statistics.mean(len(outputs[first][index]) for index in data_order)
-    print(
-        f"\n{options.model}, {options.file}: {len(sources)} examples, {options.beams} beams, {tokens:.1f} tokens an output"
-    )
+    what = f"{options.model}, {options.file}: {len(sources)} examples, {options.beams} beams"
+    print(f"\n{what}, {tokens:.1f} tokens an output\n")
     print("| way | sentences/s | against data order | against its best sorted | MiB | same outputs | close |")
     print("|---|---|---|---|---|---|---|")
     for name in ways:

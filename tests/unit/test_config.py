@@ -25,7 +25,9 @@ def test_the_verbs_share_their_keys() -> None:
     own = {verb: sorted(set(valid_keys(cls)) - of_train) for verb, cls in CONFIGS.items()}
     assert own == {
         "train": [],
-        "evaluate": ["checkpoint", "split"],
+        "evaluate": [
+            "checkpoint", "split", "sweep.length_penalty", "sweep.max_length_ratio", "sweep.metric", "sweep.num_beams",
+        ],  # fmt: skip
         "generate": ["checkpoint", "input", "output"],
         "score": ["predictions", "split"],
         "compare": ["a", "b", "num_examples", "split"],
