@@ -91,7 +91,7 @@ def open_session(config: TrainConfig, rows: "Mapping[str, Rows]", sources: Mappi
     """Find the checkpoints, check the task's limits against them, and tokenise. No weights yet.
 
     Raises:
-        ConfigError: When the task's limits pass the checkpoints' positions.
+        ConfigError: When the task's limits pass the checkpoints' positions, or there are more beams than tokens.
         ModelError: When a checkpoint or its tokenizer cannot be used.
         DataError: When a pair is too long and `task.overlong=refuse`, or holds no token.
     """
@@ -100,6 +100,9 @@ def open_session(config: TrainConfig, rows: "Mapping[str, Rows]", sources: Mappi
 
     encoder, decoder = find_pair(config.model.sources, config.model.share, config.model.init)
     _check_positions(config.task, encoder, decoder)
+    if (config.decoding.num_beams or 1) > decoder.config.vocab_size:
+        reason = f"the vocabulary has {decoder.config.vocab_size} tokens"
+        raise ConfigError(fault("decoding.num_beams", "no more than tokens", config.decoding.num_beams, reason))
     ids = special_ids(decoder)
     source_pad = encoder.tokenizer.pad_token_id or 0  # masked, so any id of the vocabulary will do
     codec = TextCodec(encoder.tokenizer, decoder.tokenizer, ids.start, ids.eos, ids.pad, source_pad)

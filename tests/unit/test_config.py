@@ -26,7 +26,12 @@ def test_the_verbs_share_their_keys() -> None:
     assert own == {
         "train": [],
         "evaluate": [
-            "checkpoint", "split", "sweep.length_penalty", "sweep.max_length_ratio", "sweep.metric", "sweep.num_beams",
+            "checkpoint",
+            "split",
+            "sweep.length_penalty",
+            "sweep.max_length_ratio",
+            "sweep.metric",
+            "sweep.num_beams",
         ],  # fmt: skip
         "generate": ["checkpoint", "input", "output"],
         "score": ["predictions", "split"],
