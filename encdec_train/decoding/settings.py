@@ -85,6 +85,20 @@ class SearchSettings:
             raise ConfigError(faults)
         return cls(**filled, max_batch_tokens=max_batch_tokens, seed=seed, rules=_rules(exported))
 
+    @classmethod
+    def of_library(cls, config: GenerationConfig, max_batch_tokens: int) -> "SearchSettings | None":
+        """Translate the library's settings; None where they say what our own search does not have."""
+        known = {*_NAMES.values(), "max_new_tokens", "max_length", "min_length", "num_return_sequences", "use_cache"}
+        known |= {f"{name}_token_id" for name in ("decoder_start", "bos", "eos", "pad", "forced_bos", "forced_eos")}
+        known |= {"suppress_tokens", "begin_suppress_tokens", "transformers_version", "_from_model_config"}
+        said = {key for key, value in config.to_diff_dict().items() if value not in (None, False)}
+        if said - known or not config.max_new_tokens:
+            return None
+        shortest = config.min_new_tokens or max((config.min_length or 0) - 1, 0)  # it counts the start token
+        values = {**_said(config), "min_new_tokens": shortest, "num_return_sequences": config.num_return_sequences or 1}
+        usual = {"num_beams": 1, "length_penalty": 1.0, "no_repeat_ngram": 0}
+        return cls(**{**usual, **values}, max_batch_tokens=max_batch_tokens, rules=_rules(config))
+
     def limits(self, num_source_tokens: int) -> tuple[int, int]:
         """Return the fewest new tokens before an end and the most of all, for a source of a length."""
         longest = self.max_new_tokens
