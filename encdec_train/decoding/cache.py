@@ -8,6 +8,7 @@ Legend, besides `batch.py`'s: `N` examples, `W` beams of each, `P` places (token
 head, here with `H` heads.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 import torch
@@ -76,15 +77,15 @@ class Cache:
         self.visible = self.visible.gather(1, parents[:, :, None, None].expand(shape))
 
     def take(self, rows: torch.Tensor) -> "Cache":
-        """Keep some examples, without the tail of the sources that none of them needs."""
+        """Keep some examples, without the tail of the sources that none of them needs; this cache is used up."""
         mask = self.cross_mask[rows]
         longest = int((mask == 0).sum(-1).max())
-        cross = [(key[rows, :, :longest], value[rows, :, :longest]) for key, value in self.cross]
-        own = [(key[rows], value[rows]) for key, value in self.own]
+        cross = [(key[rows, :, :longest], value[rows, :, :longest]) for key, value in _emptied(self.cross)]
+        own = [(key[rows], value[rows]) for key, value in _emptied(self.own)]
         return Cache(cross, mask[..., :longest], self.visible[rows], own)
 
     def join(self, other: "Cache") -> "Cache":
-        """Put the examples of another cache behind these."""
+        """Put the examples of another cache behind these; both caches are used up."""
         mask = _behind(self.cross_mask, other.cross_mask, 3, -torch.inf)
         visible = _behind(self.visible, other.visible, 2)
         return Cache(_pairs_behind(self.cross, other.cross), mask, visible, _pairs_behind(self.own, other.own))
@@ -104,7 +105,14 @@ def attend(
 
 
 def _pairs_behind(mine: Pairs, theirs: Pairs) -> Pairs:
-    return [(_behind(k, k2, 2), _behind(v, v2, 2)) for (k, v), (k2, v2) in zip(mine, theirs, strict=True)]
+    both = zip(_emptied(mine), _emptied(theirs), strict=True)
+    return [(_behind(k, k2, 2), _behind(v, v2, 2)) for (k, v), (k2, v2) in both]
+
+
+def _emptied(pairs: Pairs) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    """Yield what a list holds and let go of it: two copies of one layer are in memory, not of all."""
+    while pairs:
+        yield pairs.pop(0)
 
 
 def _behind(mine: torch.Tensor, theirs: torch.Tensor, dim: int, fill: float = 0) -> torch.Tensor:

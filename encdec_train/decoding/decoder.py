@@ -83,7 +83,7 @@ class Decoder:
         """Return what the decoder attends to, `[B, S, H]`, in the decoder's width."""
         model: Any = self._model
         with self._encoder_linears.used():
-            states = model.encoder(input_ids=ids_BS, attention_mask=mask_BS.long()).last_hidden_state
+            states = model.encoder(input_ids=ids_BS, attention_mask=mask_BS.long(), return_dict=True)[0]
         bridged = getattr(model.decoder.config, "cross_attention_hidden_size", None) is None
         if bridged and model.encoder.config.hidden_size != model.decoder.config.hidden_size:
             states = model.enc_to_dec_proj(states)
