@@ -5,10 +5,14 @@ Values live in `conf/*.yaml`; nothing here has a default. `compose.py` fills the
 """
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field, fields, is_dataclass
+from dataclasses import dataclass, fields, is_dataclass
 from enum import Enum
-from itertools import product
 from typing import Any
+
+from encdec_train.config_decoding import DecodingConfig as DecodingConfig
+from encdec_train.config_decoding import PenaltyForm as PenaltyForm
+from encdec_train.config_decoding import SweepConfig as SweepConfig
+from encdec_train.config_decoding import within as _within
 
 
 class Overlong(Enum):
@@ -107,13 +111,6 @@ class Precision(Enum):
     bf16 = "bf16"
 
 
-class PenaltyForm(Enum):
-    """What `decoding.length_penalty` is to the score of a text: what its log-probability is divided by."""
-
-    transformers = "transformers"  # length ** length_penalty
-    gnmt = "gnmt"  # ((5 + length) / 6) ** length_penalty, the alpha of Wu et al. 2016
-
-
 class TrackerName(Enum):
     """Where curves and scores are shown besides `metrics.jsonl`; `auto` is wandb when it is configured, else none."""
 
@@ -148,10 +145,6 @@ def layer_numbers(items: list[int | str] | None) -> list[int] | None:
         first, _, last = str(item).partition("-")
         found += range(int(first), int(last or first) + 1)
     return found
-
-
-def _within(low: float, high: float | None = None, *, below: float | None = None) -> Any:  # noqa: ANN401 - dataclasses.field
-    return field(metadata={"low": low, "high": high, "below": below})
 
 
 @dataclass(kw_only=True)
@@ -275,26 +268,6 @@ class TrainerConfig:
 
 
 @dataclass(kw_only=True)
-class DecodingConfig:
-    """How text is searched for. Null keeps what the export says, so it is no value to train with."""
-
-    num_beams: int | None = _within(1)
-    length_penalty: float | None  # its meaning: length_penalty_form
-    length_penalty_form: PenaltyForm | None
-    max_new_tokens: int | None = _within(1)  # null to train with: the task's target limit
-    min_new_tokens: int | None = _within(0)  # no end before
-    max_length_ratio: float | None = _within(0)  # new tokens to source tokens, special ones included, at most
-    min_length_ratio: float | None = _within(0)
-    no_repeat_ngram: int | None = _within(0)
-    repetition_penalty: float | None = _within(1)  # tokens that were written are less likely by this factor
-    temperature: float | None = _within(0)  # null: the most probable text; a number: tokens are drawn at random
-    top_k: int | None = _within(1)  # they are drawn of so many
-    top_p: float | None = _within(0, 1)  # or of those that have this probability together
-    num_return_sequences: int | None = _within(1)  # hypotheses an example; more than one: under `nbest`
-    prefix: str | None  # what every output begins with
-
-
-@dataclass(kw_only=True)
 class TrackingConfig:
     """Who else is told. Keys and passwords are read from the environment and never from here."""
 
@@ -318,24 +291,6 @@ class TrainConfig:
     trainer: TrainerConfig
     decoding: DecodingConfig
     tracking: TrackingConfig
-
-
-@dataclass(kw_only=True)
-class SweepConfig:
-    """Decoding settings that are tried, each with each, to choose the best on a split that is not the test's."""
-
-    num_beams: list[int]  # nothing: what decoding says
-    length_penalty: list[float]
-    max_length_ratio: list[float]
-    metric: str | None  # that decides, the higher the better; null: the first of task.metrics
-
-    @property
-    def settings(self) -> list[dict[str, int | float]]:
-        """Return every combination; none where nothing is swept."""
-        swept: dict[str, Any] = {"num_beams": self.num_beams, "length_penalty": self.length_penalty}
-        swept |= {"max_length_ratio": self.max_length_ratio}
-        lists = {key: values for key, values in swept.items() if values}
-        return [dict(zip(lists, values, strict=True)) for values in product(*lists.values())] if lists else []
 
 
 @dataclass(kw_only=True)

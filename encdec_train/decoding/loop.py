@@ -201,12 +201,8 @@ class Loop:
 
     def _step(self, batch: _Batch) -> None:
         places = batch.steps + len(self._prompt) - 1
-        tokens = batch.ids.gather(2, self._at(batch, places))[:, :, 0]
+        tokens = batch.ids.gather(2, _at(batch, places))[:, :, 0]
         self._choose(batch, self._decoder.step(tokens, places, batch.cache))
-
-    def _at(self, batch: _Batch, places: torch.Tensor) -> torch.Tensor:
-        there = places.to(batch.ids.device, non_blocking=True)
-        return there[:, None, None].expand(-1, self._width, 1)
 
     def _choose(self, batch: _Batch, logits_NWV: torch.Tensor) -> None:
         """Choose the next token of every beam and take note of what has finished."""
@@ -220,7 +216,7 @@ class Loop:
         drawn = self._settings.temperature is not None
         if drawn:
             odds = scores.float().softmax(-1).expand(-1, self._width, -1).cumsum(-1)
-            draw = batch.draws.gather(2, self._at(batch, places)) * odds[..., -1:]
+            draw = batch.draws.gather(2, _at(batch, places)) * odds[..., -1:]
             token = torch.searchsorted(odds, draw, right=True)[..., 0].clamp(max=odds.shape[-1] - 1)
         else:
             best, tokens = scores.topk(2, -1)
@@ -232,7 +228,7 @@ class Loop:
         if drawn:
             batch.broken = gained[:, 0].isnan()
         batch.scores = torch.where(running, batch.scores + gained, batch.scores)
-        batch.ids.scatter_(2, self._at(batch, places), token[..., None])
+        batch.ids.scatter_(2, _at(batch, places), token[..., None])
         new = (batch.steps + 1).to(token.device)[:, None]
         ends = running & (torch.isin(token, self._eos) | (new == batch.limits[1].to(token.device)[:, None]))
         batch.done_length = torch.where(ends, new, batch.done_length)
@@ -305,3 +301,9 @@ class Loop:
 def _chosen(values: torch.Tensor, order: torch.Tensor) -> torch.Tensor:
     """Gather `[N, W, T]` by `[N, K]` along the beams."""
     return values.gather(1, order[:, :, None].expand(-1, -1, values.shape[2]))
+
+
+def _at(batch: _Batch, places: torch.Tensor) -> torch.Tensor:
+    """Turn a place of each example into an index of all its beams, `[N, W, 1]`."""
+    there = places.to(batch.ids.device, non_blocking=True)
+    return there[:, None, None].expand(-1, batch.ids.shape[1], 1)
