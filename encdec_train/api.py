@@ -106,7 +106,9 @@ def generate_stream(config: "GenerateConfig") -> None:
         records = piped or config.input.removesuffix(".gz").endswith((".jsonl", ".json"))
         count = stream(generator, lines, write, config.task.source_column if records else None, look=piped)
     cut = generator.num_truncated
-    console.say(f"{count:,} lines" + (f", {cut:,} cut at {generator.max_source_tokens} tokens" if cut else ""))
+    empty = f", {generator.num_empty:,} empty" if generator.num_empty else ""
+    said = f", {cut:,} cut at {generator.max_source_tokens} tokens" if cut else ""
+    console.say(f"{count:,} lines{said}{empty}")
 
 
 def load(folder: str) -> "tuple[EncoderDecoderModel, tuple[PreTrainedTokenizerBase, PreTrainedTokenizerBase]]":
@@ -136,4 +138,4 @@ def build_generator(config: "GenerateConfig") -> "Generator":
     from encdec_train.session import open_export
 
     found = open_export(config)
-    return Generator(found.model, found.codec, found.search, found.max_source_tokens, found.precision)
+    return Generator(found.engine, found.codec, found.search, found.max_source_tokens, found.precision)

@@ -11,6 +11,7 @@ from encdec_train.config import (
     AnyConfig,
     CrossInit,
     DataConfig,
+    DecodingConfig,
     Group,
     Init,
     ModelConfig,
@@ -186,6 +187,29 @@ def _check_trainer(trainer: TrainerConfig) -> list[str]:
     return []
 
 
+def check_decoding(decoding: DecodingConfig) -> list[str]:
+    """Collect what decoding settings contradict; what is null is not known yet."""
+    beams, drawn, faults = decoding.num_beams, decoding.temperature is not None, []
+
+    def found(key: str, expected: str, reason: str) -> None:
+        faults.append(fault(f"decoding.{key}", expected, getattr(decoding, key), reason))
+
+    if decoding.temperature == 0:
+        found("temperature", "above 0", "the most probable text is decoding.temperature=null")
+    if drawn and beams is not None and beams > 1:
+        found("num_beams", "1", "decoding.temperature draws tokens at random")
+    for key in ("top_k", "top_p") if not drawn else ():
+        if getattr(decoding, key) is not None:
+            found(key, "null", "nothing is drawn without decoding.temperature")
+    if not drawn and beams is not None and (decoding.num_return_sequences or 1) > beams:
+        found("num_return_sequences", f"1..{beams}", "a search returns no more texts than decoding.num_beams")
+    for low, high in (("min_new_tokens", "max_new_tokens"), ("min_length_ratio", "max_length_ratio")):
+        least, most = getattr(decoding, low), getattr(decoding, high)
+        if least is not None and most is not None and least > most:
+            found(low, f"at most decoding.{high}={most}", "no output could end")
+    return faults
+
+
 _SECTION_CHECKS: dict[type, Any] = {
     RunConfig: _check_run,
     TaskConfig: _check_task,
@@ -193,6 +217,7 @@ _SECTION_CHECKS: dict[type, Any] = {
     DataConfig: _check_data,
     OptimConfig: _check_optim,
     TrainerConfig: _check_trainer,
+    DecodingConfig: check_decoding,
 }
 
 

@@ -4,9 +4,14 @@ Values live in `conf/*.yaml`; none has a default here. `compose.py` fills these 
 """
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field, fields, is_dataclass
+from dataclasses import dataclass, fields, is_dataclass
 from enum import Enum
 from typing import Any
+
+from encdec_train.config_decoding import DecodingConfig as DecodingConfig
+from encdec_train.config_decoding import PenaltyForm as PenaltyForm
+from encdec_train.config_decoding import SweepConfig as SweepConfig
+from encdec_train.config_decoding import within as _within
 
 
 class Overlong(Enum):
@@ -145,10 +150,6 @@ def layer_numbers(items: list[int | str] | None) -> list[int] | None:
     return [number for first, last in ends for number in range(int(first), int(last or first) + 1)]
 
 
-def _within(low: float, high: float | None = None, *, below: float | None = None) -> Any:  # noqa: ANN401 - dataclasses.field
-    return field(metadata={"low": low, "high": high, "below": below})
-
-
 @dataclass(kw_only=True)
 class RunConfig:
     """Where a run lives."""
@@ -283,16 +284,6 @@ class TrainerConfig:
 
 
 @dataclass(kw_only=True)
-class DecodingConfig:
-    """How text is searched for. Null keeps what the export says, so it is no value to train with."""
-
-    num_beams: int | None = _within(1)
-    length_penalty: float | None  # score / length ** length_penalty, as in transformers
-    max_new_tokens: int | None = _within(1)  # null to train with: the task's target limit
-    no_repeat_ngram: int | None = _within(0)
-
-
-@dataclass(kw_only=True)
 class TrackingConfig:
     """Who else is told. Keys and passwords are read from the environment and never from here."""
 
@@ -332,13 +323,14 @@ class EvaluateConfig:
 
     checkpoint: str  # a run folder, an export folder or a Hub id
     split: str
-    seed: int = _within(0, 2**32 - 1)  # of the bootstrap
+    seed: int = _within(0, 2**32 - 1)  # of the bootstrap, and of what is drawn
     run: RunConfig
     task: TaskConfig
     data: DataConfig
     trainer: TrainerConfig
     decoding: DecodingConfig
     bundle: BundleConfig
+    sweep: SweepConfig
 
 
 @dataclass(kw_only=True)
@@ -346,6 +338,7 @@ class GenerateConfig:
     """Everything `encdec generate` reads."""
 
     checkpoint: str
+    seed: int = _within(0, 2**32 - 1)  # of what is drawn, where decoding.temperature is a number
     input: str  # a file, or `-` for standard input: records where its first line that is not blank is a JSON object
     output: str
     task: TaskConfig

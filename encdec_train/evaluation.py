@@ -2,8 +2,10 @@
 
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
+from time import monotonic
 from typing import TYPE_CHECKING, Any, cast
 
 from encdec_train import console, distributed
@@ -19,7 +21,8 @@ if TYPE_CHECKING:
     from transformers import EncoderDecoderModel
 
     from encdec_train.data.load import Rows
-    from encdec_train.data.preprocess import TextCodec
+    from encdec_train.data.preprocess import EncodedSplit, TextCodec
+    from encdec_train.session import Exported
 
 Scores = dict[str, Any]
 
@@ -39,16 +42,19 @@ def score_tests(config: TrainConfig, session: Session, model: "EncoderDecoderMod
     Returns:
         For each split its metrics.
     """
-    from encdec_train.decoding.predictions import predict, write_predictions
+    from encdec_train.decoding.predictions import predict, predict_file, read_predictions
+    from encdec_train.decoding.search import Engine
 
     search = search_of(config)
     cast("torch.nn.Module", model).to(device_type(config.trainer.accelerator))
-    scores: Scores = {}
+    engine, scores = Engine(model), Scores()
     for name in test_splits(config, session):
-        split = session.splits[name]
-        texts = predict(model, split, range(len(split)), session.codec, search, f"decode {name}")
-        if folder is not None and distributed.rank() == 0:
-            write_predictions(folder / f"{name}.jsonl", split.rows, texts)
+        split, label = session.splits[name], f"decode {name}"
+        if folder is not None:
+            predict_file(folder / f"{name}.jsonl", engine, split, session.codec, search, label)
+            texts = read_predictions(folder / f"{name}.jsonl")[1]
+        else:
+            texts = predict(engine, split, range(len(split)), session.codec, search, label)
         say_lengths(name, texts, split.rows.references)
         scores[name] = scored(texts, split.rows, config)
     return scores
@@ -119,30 +125,69 @@ def evaluate(config: EvaluateConfig) -> Path:
     if (folder / "manifest.json").is_file():
         reason = f"{folder} is a training run, whose scores this would replace"
         raise ConfigError(fault("run.name", "a new name", config.run.name, reason))
-    from encdec_train.decoding.predictions import write_predictions
+    from encdec_train.decoding.predictions import predict_file, read_predictions
 
-    rows = sources[config.split].load()
+    rows, path = sources[config.split].load(), folder / "predictions" / f"{config.split}.jsonl"
+    if settings := config.sweep.settings:
+        with distributed.joined():
+            tune(config, rows, settings, folder / "sweep.json")
+        return folder
     with distributed.joined():
-        texts = _decoded(config, rows)
+        found, split = encoded(config, rows)
+        with found.precision():
+            predict_file(path, found.engine, split, found.codec, found.search, f"decode {config.split}")
     if distributed.rank() == 0:
+        texts = read_predictions(path)[1]
         say_lengths(config.split, texts, rows.references)
         scores = {config.split: scored(texts, rows, config)}
-        write_predictions(folder / "predictions" / f"{config.split}.jsonl", rows, texts)
         write_json(folder / "metrics.json", scores)
         console.say(score_table(scores))
         console.say(f"\npredictions and scores: {folder}")
     return folder
 
 
-def _decoded(config: EvaluateConfig, rows: "Rows") -> list[str]:
-    from encdec_train.data.preprocess import Limits, encode_split
+def tune(config: EvaluateConfig, rows: "Rows", settings: Sequence[Mapping[str, Any]], path: Path) -> None:
+    """Decode with every setting, encoding once, and write and say which one scores best; every rank must call it.
+
+    Raises:
+        ConfigError: On the test split: a score on what was tuned on says nothing.
+    """
     from encdec_train.decoding.predictions import predict
+    from encdec_train.metrics import expand
+
+    metrics = expand(config.task.metrics)
+    metric = config.sweep.metric or metrics[0]
+    if config.split in TASKS[config.task.name].test_splits:
+        raise ConfigError(fault("split", "validation", config.split, "settings that are tuned on a test tell no score"))
+    if metric not in metrics:
+        raise ConfigError(fault("sweep.metric", f"one of {', '.join(metrics)}", metric))
+    found, split = encoded(config, rows)
+    found.engine.states, table = {}, []
+    for number, values in enumerate(settings, start=1):
+        decoding = replace(config.decoding, **values)
+        search, started = search_of(replace(config, decoding=decoding), found.model.generation_config), monotonic()
+        label = f"[{number}/{len(settings)}] {' '.join(f'{key}={value}' for key, value in values.items())}"
+        with found.precision():
+            texts = predict(found.engine, split, range(len(rows)), found.codec, search, label)
+        scores = {name: one["value"] for name, one in scored(texts, rows, config).items()}
+        table.append({**values, "scores": scores, "seconds": round(monotonic() - started, 2)})
+    best = max(table, key=lambda row: row["scores"][metric])
+    chosen = {key: best[key] for key in settings[0]}
+    if distributed.rank() == 0:
+        write_json(path, {"split": config.split, "metric": metric, "chosen": chosen, "settings": table})
+        lines = [[*(str(row[key]) for key in chosen), *(f"{row['scores'][name]:.2f}" for name in metrics),
+                  f"{row['seconds']:.1f}", "chosen" if row is best else ""] for row in table]  # fmt: skip
+        console.say(console.table(lines, [*chosen, *metrics, "seconds", ""]))
+        console.say(f"\n{' '.join(f'decoding.{key}={value}' for key, value in chosen.items())}\n{path}")
+
+
+def encoded(config: EvaluateConfig, rows: "Rows") -> "tuple[Exported, EncodedSplit]":
+    """Load a finished model, and tokenise rows as it wants them."""
+    from encdec_train.data.preprocess import Limits, encode_split
 
     found, task = open_export(config), config.task
     limits = Limits(found.max_source_tokens, task.max_target_tokens or found.search.max_new_tokens, task.overlong)
-    split = encode_split(rows, found.codec, limits, name=config.split, cache_dir=None, cache_key=None)
-    with found.precision():
-        return predict(found.model, split, range(len(rows)), found.codec, found.search, f"decode {config.split}")
+    return found, encode_split(rows, found.codec, limits, name=config.split, cache_dir=None, cache_key=None)
 
 
 def _missing_split(task: TaskConfig, split: str, names: Sequence[str]) -> str:

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
     from encdec_train.data.load import Rows
     from encdec_train.data.preprocess import EncodedSplit, TextCodec
-    from encdec_train.decoding.search import SearchSettings
+    from encdec_train.decoding.search import Engine, SearchSettings
     from encdec_train.modeling.checkpoints import Source
     from encdec_train.modeling.warm_start import WarmStart
 
@@ -148,7 +148,7 @@ def open_session(config: TrainConfig, rows: "Mapping[str, Rows]", sources: Mappi
     """Find the checkpoints, check the task's limits against them, and tokenise. No weights yet.
 
     Raises:
-        ConfigError: When the task's limits pass the checkpoints' positions.
+        ConfigError: When the task's limits pass the checkpoints' positions, or there are more beams than tokens.
         ModelError: When a checkpoint or its tokenizer cannot be used.
         DataError: When a pair is too long and `task.overlong=refuse`, or holds no token.
     """
@@ -162,6 +162,9 @@ def open_session(config: TrainConfig, rows: "Mapping[str, Rows]", sources: Mappi
     if bundled is not None:  # where they came from, for the manifest
         encoder, decoder = (replace(one, revision=bundled.commit(at)) for at, one in enumerate((encoder, decoder)))
     _check_positions(config.task, encoder, decoder)
+    if (config.decoding.num_beams or 1) > decoder.config.vocab_size:
+        reason = f"the vocabulary has {decoder.config.vocab_size} tokens"
+        raise ConfigError(fault("decoding.num_beams", "no more than tokens", config.decoding.num_beams, reason))
     ids = special_ids(decoder)
     source_pad = encoder.tokenizer.pad_token_id or 0  # masked, so any id of the vocabulary will do
     codec = TextCodec(encoder.tokenizer, decoder.tokenizer, ids.start, ids.eos, ids.pad, source_pad)
@@ -215,10 +218,10 @@ def search_of(
     config: TrainConfig | EvaluateConfig | GenerateConfig, exported: "GenerationConfig | None" = None
 ) -> "SearchSettings":
     """Say how a config decodes on this machine, with an export's settings where the config leaves them open."""
-    from encdec_train.decoding.search import SearchSettings
+    from encdec_train.decoding.settings import SearchSettings
 
     budget = micro_tokens(config.data.max_micro_tokens, device_type(config.trainer.accelerator)) * DECODING_FACTOR
-    return SearchSettings.of(config.decoding, config.task.max_target_tokens, budget, exported)
+    return SearchSettings.of(config.decoding, config.task.max_target_tokens, budget, exported, config.seed)
 
 
 @dataclass(frozen=True)
@@ -226,6 +229,7 @@ class Exported:
     """A finished model, ready to decode."""
 
     model: "EncoderDecoderModel"  # on its device
+    engine: "Engine"  # that decodes with it
     codec: "TextCodec"  # its tokenizers, with the special ids that the model decodes with
     search: "SearchSettings"  # the config's settings, else the export's
     max_source_tokens: int  # longer sources are cut
@@ -240,6 +244,7 @@ def open_export(config: EvaluateConfig | GenerateConfig) -> Exported:
         ModelError: When it is no export.
     """
     from encdec_train.data.preprocess import TextCodec
+    from encdec_train.decoding.search import Engine
     from encdec_train.modeling.export import load
     from encdec_train.modeling.families import is_causal
     from encdec_train.modeling.precision import autocast
@@ -251,7 +256,10 @@ def open_export(config: EvaluateConfig | GenerateConfig) -> Exported:
     codec = TextCodec(source, target, start, ids.eos_token_id, ids.pad_token_id, source.pad_token_id or 0)
     limit, search = source_limit(config.task, model, source), search_of(config, ids)
     cast("torch.nn.Module", model).to(device)
-    return Exported(model, codec, search, limit, partial(autocast, config.trainer.precision, device))
+    precision = partial(autocast, config.trainer.precision, device)
+    with precision():
+        engine = Engine(model)
+    return Exported(model, engine, codec, search, limit, precision)
 
 
 def source_limit(task: TaskConfig, model: "EncoderDecoderModel", tokenizer: "PreTrainedTokenizerBase") -> int:

@@ -11,10 +11,9 @@ from typing import Any, cast
 
 import torch
 from tokenizers import processors
-from transformers import GenerationConfig, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 
 from encdec_train.batch import MicroBatch
-from encdec_train.check import NGRAMS_OF_PREFIX
 from encdec_train.config import Init
 from encdec_train.errors import ConfigError, ModelError, fault
 from encdec_train.modeling.checkpoints import Source, find, quiet_library, special_ids
@@ -94,22 +93,12 @@ def check_room(model: Any, longest: int, max_new_tokens: int) -> None:  # noqa: 
         raise ConfigError(fault("decoding.max_new_tokens", f"at most {room - longest}", max_new_tokens, reason, remedy))
 
 
-def continuations(model: Any, sources: Sequence[Any], config: GenerationConfig) -> list[list[int]]:  # noqa: ANN401
-    """Search with the library's `generate`, padded on the left; each output without its end.
-
-    Raises:
-        ConfigError: When n-grams are not to be repeated: the library would count the source's too.
-    """
-    if config.no_repeat_ngram_size:
-        raise ConfigError(fault("decoding.no_repeat_ngram", "0", config.no_repeat_ngram_size, NGRAMS_OF_PREFIX))
+def prompts(sources: Sequence[Any], pad_id: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Pad sources on the left, `[B, S]`, with a mask: the library's `generate` goes on at the right."""
     longest = max(map(len, sources))
-    ids_BS = torch.full((len(sources), longest), int(cast(Any, config.pad_token_id)))
+    ids_BS = torch.full((len(sources), longest), pad_id)
     mask_BS = torch.zeros_like(ids_BS)
     for row, source in enumerate(sources):
         ids_BS[row, longest - len(source) :] = torch.tensor(source)  # a copy: the data set cannot be written to
         mask_BS[row, longest - len(source) :] = 1
-    found_BT = model.generate(
-        input_ids=ids_BS.to(model.device), attention_mask=mask_BS.to(model.device), generation_config=config
-    )
-    rows = found_BT[:, longest:].tolist()
-    return [row[: row.index(config.eos_token_id)] if config.eos_token_id in row else row for row in rows]
+    return ids_BS, mask_BS

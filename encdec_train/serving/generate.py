@@ -16,9 +16,7 @@ from encdec_train.data.preprocess import TextCodec
 from encdec_train.errors import DataError, fault
 
 if TYPE_CHECKING:
-    from transformers import EncoderDecoderModel
-
-    from encdec_train.decoding.search import SearchSettings
+    from encdec_train.decoding.search import Engine, SearchSettings
 
 CHUNK = 256  # lines decoded together when so many are waiting
 READ_BYTES = 1 << 20
@@ -28,7 +26,7 @@ class Generator:
     """Turns texts into texts.
 
     Args:
-        model: The pair, on its device.
+        engine: The model, ready to decode.
         codec: Both tokenizers.
         settings: How to search.
         max_source_tokens: Longer sources are cut, special tokens kept.
@@ -37,30 +35,37 @@ class Generator:
 
     def __init__(
         self,
-        model: "EncoderDecoderModel",
+        engine: "Engine",
         codec: TextCodec,
         settings: "SearchSettings",
         max_source_tokens: int,
         precision: Callable[[], AbstractContextManager[object]] = nullcontext,
     ) -> None:
-        self._model, self._codec, self._settings = model, codec, settings
+        self._engine, self._codec, self._settings = engine, codec, settings
         self.max_source_tokens, self._precision = max_source_tokens, precision
-        self.num_truncated = 0
+        self.num_texts = self.num_truncated = self.num_empty = 0
 
     def __call__(self, texts: Sequence[str]) -> list[str]:
-        """Decode texts; an empty or blank text gives an empty text."""
-        from encdec_train.decoding.search import decode
+        """Decode texts; one that is empty, blank, or has no token that the tokenizer knows gives an empty text."""
+        from encdec_train.decoding.predictions import predictions
 
+        first = self.num_texts  # numbers count on, so that what is drawn does not repeat
         asked = [index for index, text in enumerate(texts) if text.strip()]
         ids = self._codec.encode_sources([texts[index] for index in asked])
         self.num_truncated += sum(len(tokens) > self.max_source_tokens for tokens in ids)
         ids = [self._codec.cut_source(tokens, self.max_source_tokens) for tokens in ids]
-        with self._precision():
-            found = decode(self._model, ids, self._settings)
+        sources = {first + index: tokens for index, tokens in zip(asked, ids, strict=True)}
         outputs = [""] * len(texts)
-        for index, tokens in zip(asked, found, strict=True):
-            outputs[index] = self._codec.decode(tokens)
+        with self._precision():
+            for number, one in predictions(self._engine, self._codec, sources, self._settings, _line_name):
+                outputs[number - first] = one.texts[0]
+        self.num_texts += len(texts)
+        self.num_empty += outputs.count("")
         return outputs
+
+
+def _line_name(number: int) -> str:
+    return f"input:{number + 1}"
 
 
 def stream(

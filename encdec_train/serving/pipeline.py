@@ -4,6 +4,7 @@ import copy
 import inspect
 import re
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from difflib import get_close_matches
 from itertools import islice
 from typing import Any
@@ -11,6 +12,8 @@ from typing import Any
 import torch
 from transformers import AutoTokenizer, GenerationConfig
 
+from encdec_train.decoding.decoder import supported
+from encdec_train.decoding.search import Engine, SearchSettings
 from encdec_train.errors import ConfigError, DataError, ModelError, fault
 from encdec_train.modeling.checkpoints import quiet_library
 from encdec_train.modeling.export import SEQ2SEQ_TYPES, Tokenizers, load
@@ -31,7 +34,7 @@ class Seq2SeqPipeline:
 
     def __init__(self, task: str, model: Any, tokenizers: Tokenizers, defaults: dict[str, Any]) -> None:  # noqa: ANN401
         self.model, (self.tokenizer, self.decoder_tokenizer) = model, tokenizers
-        self._key = output_key(task)
+        self._key, self._engine, self._versions = output_key(task), Engine(None), list[tuple[int, int]]()
         own = dict((getattr(model.config, "task_specific_params", None) or {}).get(task) or {})  # as T5 has them
         self._prefix = own.pop("prefix", None) or ""
         self._defaults = self._checked({**own, **defaults})
@@ -65,12 +68,41 @@ class Seq2SeqPipeline:
         while texts := list(islice(rest, own["batch_size"] or 1)):
             encoded = self._encode(texts, first, own["truncation"] or False)
             config, others = self._generation(dict(said))
+            if (search := self._searchable(config, others, own)) is not None:
+                yield from self._searched(encoded, search, own)
+                first += len(texts)
+                continue
             with quiet_library():  # it warns of each length that is said twice
                 found = self.model.generate(**encoded.to(self.model.device), generation_config=config, **others)
             sequences = getattr(found, "sequences", found)
             for rows in sequences.reshape(len(texts), -1, sequences.shape[-1]).cpu():
                 yield [self._record(row, own) for row in rows]
             first += len(texts)
+
+    def _searchable(
+        self, config: GenerationConfig, others: dict[str, Any], own: dict[str, Any]
+    ) -> SearchSettings | None:
+        """Return the settings of our own search, where it gives what the library would; else None."""
+        ids, names = self.model.generation_config, ("decoder_start_token_id", "eos_token_id")
+        usual = all(getattr(config, name) == getattr(ids, name) is not None for name in names)
+        if others or own["return_tensors"] or not usual or not supported(self.model):
+            return None
+        return SearchSettings.of_library(config, 1)
+
+    def _searched(self, encoded: Any, settings: SearchSettings, own: dict[str, Any]) -> Iterator[list[dict[str, Any]]]:  # noqa: ANN401
+        versions = [(p.data_ptr(), p._version) for p in self.model.parameters()]
+        if versions != self._versions:  # else the weights that are packed are those of the model
+            self._engine, self._versions = Engine(self.model), versions
+        rows, masks = encoded["input_ids"].tolist(), encoded["attention_mask"].bool().tolist()
+        sources = {
+            index: [token for token, kept in zip(row, mask, strict=True) if kept]
+            for index, (row, mask) in enumerate(zip(rows, masks, strict=True))
+        }
+        budget = len(sources) * settings.num_beams * (max(map(len, sources.values())) + settings.max_new_tokens)
+        found = {one.index: one for one in self._engine.search(sources, replace(settings, max_batch_tokens=budget))}
+        for index in sources:
+            texts = [one.tokens for one in found[index].hypotheses] or [[]]
+            yield [self._record(torch.tensor(tokens, dtype=torch.int64), own) for tokens in texts]
 
     def _record(self, row: torch.Tensor, own: dict[str, Any]) -> dict[str, Any]:
         if own["return_tensors"]:

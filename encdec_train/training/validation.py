@@ -11,7 +11,7 @@ from encdec_train.data.collate import collate
 from encdec_train.data.plan import BatchSize, plan_epoch, split_batch
 from encdec_train.data.preprocess import EncodedSplit, TextCodec
 from encdec_train.decoding.predictions import predict
-from encdec_train.decoding.search import SearchSettings
+from encdec_train.decoding.search import Engine, SearchSettings
 from encdec_train.metrics import METRICS
 from encdec_train.modeling.loss import loss_sum
 from encdec_train.training.module import Seq2SeqModule
@@ -51,7 +51,8 @@ class Validator:
         module.model.eval()
         with module.autocast():
             values = {"loss": self._loss(module)}
-            texts = predict(module.model, self._split, self._decoded, self._codec, self._search, "validate")
+            engine = Engine(module.model.eval())
+            texts = predict(engine, self._split, self._decoded, self._codec, self._search, "validate")
         module.model.train()
         rows = self._split.rows
         references = [rows.references[index] for index in self._decoded]

@@ -104,6 +104,22 @@ def on_validation(step: int) -> None:
     before(validation, "predict", die_at(step))
 
 
+def on_journal(number: int) -> None:
+    """Die while the journal's line of such a number is half written."""
+    from encdec_train.decoding.journal import Journal
+
+    written = []
+
+    def half_a_line(journal: Any, index: int, values: Mapping[str, Any]) -> None:
+        written.append(index)
+        if len(written) == number:
+            journal._own.write(json.dumps({"index": index, **values})[:15].encode())
+            journal._own.flush()
+            die()
+
+    before(Journal, "append", half_a_line)
+
+
 def on_half_file(step: int) -> None:
     """Leave half of the checkpoint's second file: the manifest is still to come."""
     from encdec_train.training import checkpoint

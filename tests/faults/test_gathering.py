@@ -29,14 +29,20 @@ def trained(seven: str, new_run: Callable[..., Any]) -> Path:
     return run.path
 
 
-def evaluate(checkpoint: Path, folder: Path, server: Any, place: Path, ranks: int, *more: str) -> tuple[Any, list[str]]:
-    """Start `encdec evaluate` as torchrun does; return the statuses, and stderr of each rank."""
+def evaluate(
+    checkpoint: Path, folder: Path, server: Any, place: Path, ranks: int, *more: str, killed_at: int | None = None
+) -> tuple[Any, list[str]]:
+    """Start `encdec evaluate` as torchrun does; return the statuses, and stderr of each rank.
+
+    With `killed_at`, every rank dies by SIGKILL while it writes the journal's line of that number.
+    """
     argv = ["evaluate", f"checkpoint={checkpoint}", "task=files", f"run.output_dir={folder}", "run.name=found",
             "trainer.accelerator=cpu", *more]  # fmt: skip
-    base = folder / f"start{ranks}"
+    base = folder / f"start{ranks}{killed_at or ''}"
     order = {
         "argv": argv, "cwd": str(place), "ranks": ranks, "stdout": f"{base}.out", "stderr": f"{base}.err",
-        "trace": None, "seconds": 60, "patience": 15, "point": None, "step": 0, "victims": [],
+        "trace": None, "seconds": 60, "patience": 15, "point": killed_at and "journal", "step": killed_at or 0,
+        "victims": list(range(ranks)) if killed_at else [],
     }  # fmt: skip
     answer = server.make(order)
     return answer["statuses"], [Path(f"{base}.err.{rank}").read_text(encoding="utf-8") for rank in range(ranks)]
@@ -63,6 +69,29 @@ def test_two_ranks_evaluate_what_one_does(
     assert found[0] == found[1]
     ids = [json.loads(line)["id"] for line in found[1]["predictions/test.jsonl"].splitlines()]
     assert ids == [f"row{number}" for number in range(300, 300 + examples)]
+
+
+@pytest.mark.parametrize("again", [1, 2, 3])
+def test_an_evaluation_killed_on_two_ranks_goes_on_to_the_same_file(
+    again: int, trained: Path, seven: str, server: Any, place: Path, tmp_path: Path
+) -> None:
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    for folder in (whole, killed):
+        folder.mkdir()
+    assert evaluate(trained, whole, server, place, 1, seven)[0] == [0]
+    statuses, _ = evaluate(trained, killed, server, place, 2, seven, killed_at=3)
+    assert statuses == [-9, -9]
+    assert not (killed / "found" / "predictions" / "test.jsonl").exists()
+    (journal,) = (killed / "found" / "predictions").glob(".test.jsonl.*.journal")
+    lines = [path.read_bytes() for path in sorted(journal.iterdir())]
+    assert [text.count(b"\n") for text in lines] == [2, 2]
+    assert all(not text.endswith(b"\n") for text in lines)
+    statuses, err = evaluate(trained, killed, server, place, again, seven)
+    assert statuses == [0] * again, "\n".join(err)
+    assert "decode test: 4 of 7 were decoded before" in err[0]
+    assert f"decode test {-(-3 // again)}/{-(-3 // again)}" in err[0]
+    assert contents(killed / "found") == contents(whole / "found")
+    assert not list((killed / "found" / "predictions").glob(".*"))
 
 
 @pytest.mark.parametrize("search", [(), ("decoding.num_beams=3",)])

@@ -57,7 +57,7 @@ def test_every_number_has_a_range() -> None:
     free = {"decoding.length_penalty"}  # below 0 it favours short outputs
     numbers = {key for key, value, _ in leaves(compose("train")) if type(value) in {int, float}}
     assert numbers - set(NUMBERS) == free
-    assert len(NUMBERS) == 40
+    assert len(NUMBERS) == 46
 
 
 @pytest.mark.parametrize("key", NUMBERS)
@@ -168,6 +168,23 @@ def test_a_contradiction_is_named(config: TrainConfig, change: Change, text: str
     assert check(changed(config, **change)) == [text]
 
 
+DECODING = [
+    ({"temperature": 0.0, "num_beams": 1}, "temperature: expected above 0, got 0.0; the most probable"),
+    ({"temperature": 1.0}, "num_beams: expected 1, got 4; decoding.temperature draws tokens at random."),
+    ({"num_return_sequences": 5}, "num_return_sequences: expected 1..4, got 5; a search returns no more"),
+    (
+        {"min_new_tokens": 41, "max_new_tokens": 40},
+        "min_new_tokens: expected at most decoding.max_new_tokens=40, got 41;",
+    ),
+]
+
+
+@pytest.mark.parametrize(("change", "text"), DECODING)
+def test_a_contradiction_of_the_search_is_named(config: TrainConfig, change: Change, text: str) -> None:
+    (found,) = check(changed(config, **{f"decoding__{key}": value for key, value in change.items()}))
+    assert found.startswith(f"decoding.{text}")
+
+
 HARMLESS: list[Change] = [
     {"optim__warmup_steps": 99},
     {"optim__warmup_steps": 100, "optim__schedule": Schedule.constant},
@@ -179,6 +196,7 @@ HARMLESS: list[Change] = [
     {"model__share": Share.all},
     {"model__share": Share.embeddings, "model__decoder": "other"},
     {"decoding__max_new_tokens": 128},
+    {"decoding__temperature": 0.5, "decoding__num_beams": 1, "decoding__num_return_sequences": 5},
     {"task__test_file": "validation.jsonl"},
 ]
 

@@ -27,7 +27,14 @@ def test_the_verbs_share_their_keys() -> None:
         "train": [],
         "bundle": [],
         "verify": [],
-        "evaluate": ["checkpoint", "split"],
+        "evaluate": [
+            "checkpoint",
+            "split",
+            "sweep.length_penalty",
+            "sweep.max_length_ratio",
+            "sweep.metric",
+            "sweep.num_beams",
+        ],  # fmt: skip
         "generate": ["checkpoint", "input", "output"],
         "score": ["predictions", "split"],
         "compare": ["a", "b", "num_examples", "split"],

@@ -2,6 +2,7 @@
 
 import gzip
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +14,10 @@ from encdec_train import distributed
 from encdec_train.config import Overlong
 from encdec_train.data.load import Rows
 from encdec_train.data.preprocess import EncodedSplit, Limits, TextCodec, encode_split
-from encdec_train.decoding.predictions import predict, read_predictions, write_predictions
-from encdec_train.decoding.search import SearchSettings, decode
-from encdec_train.errors import DataError
+from encdec_train.decoding import predictions
+from encdec_train.decoding.predictions import predict, predict_file, prefixed, read_predictions
+from encdec_train.decoding.search import Engine, SearchSettings, decode
+from encdec_train.errors import ConfigError, DataError, ModelError
 
 GREEDY = SearchSettings(num_beams=1, length_penalty=1.0, max_new_tokens=12, no_repeat_ngram=0, max_batch_tokens=100)
 SOURCES = ["cat dog", "the cat sat on the mat", "she", "a bird flew over the old red house", "it ran"]
@@ -40,48 +42,111 @@ def test_each_index_gets_its_text(talkative: Any, split: EncodedSplit, codec: Te
     tokens = decode(talkative, [tokenizer(source).input_ids for source in SOURCES], GREEDY)
     texts = [tokenizer.decode(ids, skip_special_tokens=True) for ids in tokens]
     assert len(set(texts)) > 3
-    assert predict(talkative, split, range(5), codec, GREEDY, "test") == texts
-    assert predict(talkative, split, [3, 0, 3], codec, GREEDY, "test") == [texts[3], texts[0], texts[3]]
-    assert predict(talkative, split, [], codec, GREEDY, "test") == []
+    assert predict(Engine(talkative), split, range(5), codec, GREEDY, "test") == texts
+    assert predict(Engine(talkative), split, [3, 0, 3], codec, GREEDY, "test") == [texts[3], texts[0], texts[3]]
+    assert predict(Engine(talkative), split, [], codec, GREEDY, "test") == []
 
 
 @pytest.mark.parametrize("ranks", [2, 3, 7])
 def test_ranks_decode_each_example_once(
     ranks: int, talkative: Any, split: EncodedSplit, codec: TextCodec, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    alone = predict(talkative, split, range(5), codec, GREEDY, "test")
+    alone = predict(Engine(talkative), split, range(5), codec, GREEDY, "test")
     shares: list[tuple[int, str]] = []
     monkeypatch.setattr(distributed, "world_size", lambda: ranks)
     monkeypatch.setattr(distributed, "gather_ordered", shares.extend)
     for rank in range(ranks):
         monkeypatch.setattr(distributed, "rank", lambda rank=rank: rank)
-        predict(talkative, split, range(5), codec, GREEDY, "test")
+        predict(Engine(talkative), split, range(5), codec, GREEDY, "test")
     assert sorted(shares) == list(enumerate(alone))
 
 
-@pytest.fixture
-def rows() -> Rows:
-    """Two rows, one with two references."""
-    return Rows(["x", "1"], ["größe", 'a "b"\n c'], ["t", "u"], [["t"], ["u", "v"]])
-
-
-def test_the_file_written_out(rows: Rows, tmp_path: Path) -> None:
-    path = tmp_path / "predictions" / "test.jsonl"
-    write_predictions(path, rows, ["größer", ""])
-    assert path.read_text(encoding="utf-8") == (
-        '{"id": "x", "source": "größe", "prediction": "größer", "references": ["t"]}\n'
-        '{"id": "1", "source": "a \\"b\\"\\n c", "prediction": "", "references": ["u", "v"]}\n'
-    )
+def test_the_file_written_out(talkative: Any, split: EncodedSplit, codec: TextCodec, tmp_path: Path) -> None:
+    path, more = tmp_path / "sub" / "test.jsonl", ["größer\n", 'a "b"']
+    split.rows.references[1].extend(more)
+    texts = predict(Engine(talkative), split, range(5), codec, GREEDY, "test")
+    predict_file(path, Engine(talkative), split, codec, GREEDY, "test")
+    records = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    assert records == [
+        {"id": "abcde"[n], "source": SOURCES[n], "prediction": texts[n],
+         "references": [SOURCES[n], *(more if n == 1 else [])]}
+        for n in range(5)
+    ]  # fmt: skip
+    assert [list(record) for record in records] == [["id", "source", "prediction", "references"]] * 5
+    assert "größer" in path.read_text(encoding="utf-8")
     assert [file.name for file in path.parent.iterdir()] == ["test.jsonl"]
-    assert read_predictions(path) == (rows, ["größer", ""])
+    assert read_predictions(path) == (replace(split.rows, targets=SOURCES), texts)
 
 
-def test_too_few_predictions_leave_the_file_as_it_was(rows: Rows, tmp_path: Path) -> None:
-    path = tmp_path / "test.jsonl"
-    path.write_text("before")
-    with pytest.raises(ValueError, match="shorter"):
-        write_predictions(path, rows, ["one"])
-    assert path.read_text() == "before"
+@pytest.mark.parametrize("seven", [1, 3, 5])
+def test_what_was_decoded_before_is_not_decoded_again(
+    seven: int, talkative: Any, split: EncodedSplit, codec: TextCodec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine, path = Engine(talkative), tmp_path / "test.jsonl"
+    predict_file(path, engine, split, codec, GREEDY, "test")
+    whole = path.read_bytes()
+    append, count = predictions.Journal.append, []
+
+    def killed(journal: Any, index: int, values: Any) -> None:
+        append(journal, index, values)
+        count.append(index)
+        if len(count) == seven:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(predictions.Journal, "append", killed)
+    with pytest.raises(KeyboardInterrupt):
+        predict_file(tmp_path / "again.jsonl", engine, split, codec, GREEDY, "test")
+    assert not (tmp_path / "again.jsonl").exists()
+    before, searched = list(count), list[int]()
+    search = Engine.search
+    monkeypatch.setattr(
+        Engine, "search", lambda own, sources, *rest: searched.extend(sources) or search(own, sources, *rest)
+    )
+    monkeypatch.setattr(predictions.Journal, "append", append)
+    predict_file(tmp_path / "again.jsonl", engine, split, codec, GREEDY, "test")
+    assert sorted([*before, *searched]) == [0, 1, 2, 3, 4]
+    assert (tmp_path / "again.jsonl").read_bytes() == whole
+
+
+def test_several_outputs_stand_beside_the_best(
+    talkative: Any, split: EncodedSplit, codec: TextCodec, tmp_path: Path
+) -> None:
+    settings = replace(GREEDY, num_beams=3, num_return_sequences=2)
+    predict_file(tmp_path / "n.jsonl", Engine(talkative), split, codec, settings, "test")
+    for line in (tmp_path / "n.jsonl").read_text(encoding="utf-8").splitlines():
+        record = json.loads(line)
+        texts, scores = ([one[key] for one in record["nbest"]] for key in ("prediction", "score"))
+        assert texts[0] == record["prediction"]
+        assert len({*texts}) == 2
+        assert scores == sorted(scores, reverse=True)
+
+
+def test_a_source_of_unknown_tokens_has_an_empty_output(talkative: Any, codec: TextCodec) -> None:
+    sources = {0: [2, 6, 3], 1: [2, 1, 1, 3], 2: [2, 3], 3: []}
+    found = dict(predictions.predictions(Engine(talkative), codec, sources, GREEDY, str))
+    assert [found[index].texts for index in (1, 2, 3)] == [[""]] * 3
+    assert found[0].texts[0]
+
+
+def test_damaged_weights_name_the_example(talkative: Any, split: EncodedSplit, codec: TextCodec) -> None:
+    word = codec.source_tokenizer.convert_tokens_to_ids("she")
+    talkative.encoder.embeddings.word_embeddings.weight.data[word] = float("nan")
+    with pytest.raises(ModelError, match=r"^example 'c': expected logits that are numbers"):
+        predict(Engine(talkative), split, range(5), codec, GREEDY, "test")
+
+
+def test_every_output_begins_with_the_prefix(talkative: Any, split: EncodedSplit, codec: TextCodec) -> None:
+    texts = predict(Engine(talkative), split, range(5), codec, replace(GREEDY, prefix="The Cat"), "test")
+    assert all(text.startswith("the cat") for text in texts)
+    assert len({*texts}) > 2
+
+
+@pytest.mark.parametrize("prefix", ["zebra", "cat [SEP]", " "])
+def test_a_prefix_that_cannot_be_continued(prefix: str, codec: TextCodec) -> None:
+    with pytest.raises(
+        ConfigError, match=r"^decoding.prefix: expected text that can be continued, got .*the tokenizer reads"
+    ):
+        prefixed(replace(GREEDY, prefix=prefix), codec)
 
 
 def test_anybodys_file_can_be_read(tmp_path: Path) -> None:
@@ -218,7 +283,7 @@ def test_a_file_that_is_missing_or_empty_is_refused(tmp_path: Path) -> None:
 def test_a_pipe_is_written_while_the_bar_is_silent(
     talkative: Any, split: EncodedSplit, codec: TextCodec, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    predict(talkative, split, range(5), codec, GREEDY, "decode test")
+    predict(Engine(talkative), split, range(5), codec, GREEDY, "decode test")
     captured = capsys.readouterr()
     assert captured.out == ""  # standard output belongs to what scripts read
     assert "decode test 5/5" in captured.err

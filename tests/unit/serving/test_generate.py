@@ -5,7 +5,7 @@ import os
 import re
 import sys
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from encdec_train.decoding import search
+from encdec_train.decoding.loop import Found, Hypothesis
 from encdec_train.errors import DataError
 from encdec_train.serving.generate import CHUNK, READ_BYTES, Generator, open_input, open_output, stream
 
@@ -30,43 +30,59 @@ class Letters:
     def decode(self, ids: list[int]) -> str:
         return "".join(map(chr, ids)).upper()
 
+    source_tokenizer = SimpleNamespace(all_special_ids=[0, 1, ord("?")])
+
 
 class Calls(list[list[list[int]]]):
     """What was searched for, one entry a call."""
 
 
 @pytest.fixture
-def calls(monkeypatch: pytest.MonkeyPatch) -> Calls:
-    """Replace the search by one that gives the source's letters back."""
-    found = Calls()
-
-    def decode(model: object, sources: list[list[int]], settings: object) -> list[list[int]]:
-        found.append(sources)
-        return [source[1:-1] for source in sources]
-
-    monkeypatch.setattr(search, "decode", decode)
-    return found
+def calls() -> Calls:
+    return Calls()
 
 
-def letters(max_source_tokens: int = 100, **more: Any) -> Generator:
+class Echo:
+    """An engine that gives the source's letters back, the last source first."""
+
+    def __init__(self, calls: Calls) -> None:
+        self._calls = calls
+
+    def search(self, sources: dict[int, list[int]], settings: object, name: object) -> Iterator[Found]:
+        self._calls.append(list(sources.values()))
+        for index in reversed(sources):
+            outputs = [Hypothesis(list(sources[index][1:-1]), 0.0)] if len(sources[index]) else []
+            yield Found(index, outputs, close=False)
+
+
+def letters(calls: Calls, max_source_tokens: int = 100, **more: Any) -> Generator:
     codec: Any = Letters()
-    nothing: Any = SimpleNamespace()
-    return Generator(nothing, codec, nothing, max_source_tokens, **more)
+    engine: Any = Echo(calls)
+    return Generator(engine, codec, SimpleNamespace(prefix=""), max_source_tokens, **more)  # type: ignore[arg-type]
 
 
 def test_a_generator_answers_every_text_in_order(calls: Calls) -> None:
-    assert letters()(["ab", "", "c", "  \t"]) == ["AB", "", "C", ""]
+    assert letters(calls)(["ab", "", "c", "  \t"]) == ["AB", "", "C", ""]
     assert calls == [[[0, 97, 98, 1], [0, 99, 1]]]
 
 
 def test_nothing_is_asked_for_nothing(calls: Calls) -> None:
-    assert letters()([]) == []
-    assert letters()(["", " "]) == ["", ""]
+    assert letters(calls)([]) == []
+    assert letters(calls)(["", " "]) == ["", ""]
     assert calls in ([], [[], []])
 
 
+def test_texts_of_unknown_tokens_are_counted_and_not_searched_for(calls: Calls) -> None:
+    generator = letters(calls)
+    assert generator(["??", "a?", "", "b"]) == ["", "A?", "", "B"]
+    assert calls == [[(), [0, 97, 63, 1], [0, 98, 1]]]
+    assert (generator.num_texts, generator.num_empty) == (4, 2)
+    generator(["?"])
+    assert (generator.num_texts, generator.num_empty) == (5, 3)
+
+
 def test_long_sources_are_cut_and_counted(calls: Calls) -> None:
-    generator = letters(4)
+    generator = letters(calls, 4)
     assert generator(["ab", "abc", "abcd"]) == ["AB", "AB", "AB"]
     assert generator.num_truncated == 2
     generator(["abc"])
@@ -81,7 +97,7 @@ def test_each_search_runs_in_the_precision_asked_for(calls: Calls) -> None:
         entered.append(len(calls))
         yield
 
-    generator = letters(precision=precision)
+    generator = letters(calls, precision=precision)
     generator(["a"])
     generator(["b"])
     assert entered == [0, 1]
