@@ -7,6 +7,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
+from encdec_train.cluster_config import SubmitConfig, check_submit
 from encdec_train.config import (
     AnyConfig,
     DataConfig,
@@ -57,6 +58,8 @@ def check(config: AnyConfig) -> list[str]:
                 faults += check_section(value)
     if isinstance(config, TrainConfig):
         faults += _check_train(config)
+    if isinstance(config, SubmitConfig):
+        faults += check_submit(config)
     return faults
 
 

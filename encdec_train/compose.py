@@ -16,11 +16,13 @@ from pathlib import Path
 from typing import Any
 
 from encdec_train.check import check, check_ranges
+from encdec_train.cluster_config import SubmitConfig
 from encdec_train.config import (
     AnyConfig,
     CompareConfig,
     EvaluateConfig,
     GenerateConfig,
+    ReportConfig,
     ScoreConfig,
     TaskConfig,
     TrainConfig,
@@ -31,6 +33,8 @@ from encdec_train.tasks import TASKS
 
 CONFIGS: dict[str, type] = {
     "train": TrainConfig,
+    "submit": SubmitConfig,
+    "report": ReportConfig,
     "evaluate": EvaluateConfig,
     "generate": GenerateConfig,
     "score": ScoreConfig,
@@ -215,7 +219,11 @@ def _check_overrides(verb: str, parsed: Sequence[Any], config_dir: str | None) -
     for one in parsed:
         key, text = one.key_or_group, one.input_line
         if one.is_sweep_override():
-            hint = ("several values make several runs", "Add --multirun") if verb == "train" else ("", "Write [a,list]")
+            hint = (
+                ("several values make several runs", "Add --multirun")
+                if verb in {"train", "submit"}
+                else ("", "Write [a,list]")
+            )
             faults.append(fault(key, "one value", text, *hint))
         elif "_target_" in key.split("."):
             faults.append(fault(key, "values only", None, "a config never names code", "Remove it"))
@@ -320,6 +328,8 @@ def _spelled(option: Any) -> str:  # noqa: ANN401 - a type hint
 
 def _check_names(config: AnyConfig) -> list[str]:
     """Check names that live in registries above `config`."""
+    if isinstance(config, ReportConfig):
+        return []
     task = config.task
     if task.name not in TASKS:
         return [fault("task.name", f"one of {', '.join(TASKS)}", task.name, "it says where the rows come from")]

@@ -142,7 +142,8 @@ def layer_numbers(items: list[int | str] | None) -> list[int] | None:
     return found
 
 
-def _within(low: float, high: float | None = None, *, below: float | None = None) -> Any:  # noqa: ANN401 - dataclasses.field
+def within(low: float, high: float | None = None, *, below: float | None = None) -> Any:  # noqa: ANN401
+    """Declare the range of a key; `check_ranges` holds it."""
     return field(metadata={"low": low, "high": high, "below": below})
 
 
@@ -168,13 +169,13 @@ class TaskConfig:
     target_column: str
     reverse: bool  # swap source and target after reading
     metrics: list[str]
-    max_source_tokens: int | None = _within(2)  # special tokens included; null (not to train): the export's
-    max_target_tokens: int | None = _within(2)  # the end token included
+    max_source_tokens: int | None = within(2)  # special tokens included; null (not to train): the export's
+    max_target_tokens: int | None = within(2)  # the end token included
     overlong: Overlong
     revision: str | None  # pins a data set of the Hub
-    num_train_examples: int | None = _within(1)  # the first so many; null: all
-    num_validation_examples: int | None = _within(1)
-    num_test_examples: int | None = _within(1)
+    num_train_examples: int | None = within(1)  # the first so many; null: all
+    num_validation_examples: int | None = within(1)
+    num_test_examples: int | None = within(1)
 
     @property
     def limits(self) -> tuple[int, int]:
@@ -196,8 +197,8 @@ class ModelConfig:
     init_parts: Parts
     encoder_layers: list[int | str] | None  # of the checkpoint, counted from 1, such as [9,10,13-18]; null: all
     decoder_layers: list[int | str] | None
-    dropout: float | None = _within(0, below=1)  # null: what the checkpoint says
-    attention_dropout: float | None = _within(0, below=1)
+    dropout: float | None = within(0, below=1)  # null: what the checkpoint says
+    attention_dropout: float | None = within(0, below=1)
 
     @property
     def sources(self) -> tuple[tuple[str, str | None], tuple[str, str | None]]:
@@ -216,12 +217,12 @@ class ModelConfig:
 class DataConfig:
     """What an optimizer step sees, and in which pieces a device computes it."""
 
-    batch_examples: int | None = _within(1)  # of the global batch
-    batch_target_tokens: int | None = _within(1)  # of the global batch, without padding
+    batch_examples: int | None = within(1)  # of the global batch
+    batch_target_tokens: int | None = within(1)  # of the global batch, without padding
     max_micro_tokens: int | str  # source + target of a micro-batch with padding, or `auto`
     order: Order
     last_batch: LastBatch
-    num_workers: int = _within(0)  # processes that collate
+    num_workers: int = within(0)  # processes that collate
 
 
 @dataclass(kw_only=True)
@@ -229,51 +230,51 @@ class OptimConfig:
     """How weights are updated."""
 
     name: OptimizerName
-    lr: float = _within(0)  # at the end of warm-up
+    lr: float = within(0)  # at the end of warm-up
     schedule: Schedule
-    warmup_steps: int | None = _within(0)  # null: a tenth of the run's steps
-    weight_decay: float = _within(0)  # not on biases and layer norms
-    beta1: float = _within(0, below=1)
-    beta2: float = _within(0, below=1)
-    eps: float = _within(0)
-    label_smoothing: float = _within(0, below=1)
-    max_grad_norm: float | None = _within(0)  # of the global gradient; null: no clipping
+    warmup_steps: int | None = within(0)  # null: a tenth of the run's steps
+    weight_decay: float = within(0)  # not on biases and layer norms
+    beta1: float = within(0, below=1)
+    beta2: float = within(0, below=1)
+    eps: float = within(0)
+    label_smoothing: float = within(0, below=1)
+    max_grad_norm: float | None = within(0)  # of the global gradient; null: no clipping
     freeze: list[str]  # parameters that stay as they are, by name with `*`, as in `encoder.*`
-    freeze_warm_steps: int = _within(0)  # so long only what was initialised at random learns
-    fresh_lr_factor: float = _within(0)  # of the learning rate, for what was initialised at random
-    layer_decay: float = _within(0, 1)  # of the learning rate, a layer further from the output
-    average_last: int = _within(1)  # points whose mean weights are taken in the end; 1: the best validation's
-    average_every_steps: int | None = _within(1)  # between those points, the last one being the last step
+    freeze_warm_steps: int = within(0)  # so long only what was initialised at random learns
+    fresh_lr_factor: float = within(0)  # of the learning rate, for what was initialised at random
+    layer_decay: float = within(0, 1)  # of the learning rate, a layer further from the output
+    average_last: int = within(1)  # points whose mean weights are taken in the end; 1: the best validation's
+    average_every_steps: int | None = within(1)  # between those points, the last one being the last step
 
 
 @dataclass(kw_only=True)
 class TrainerConfig:
     """How long, where, and how often things are looked at. One step is one update of the weights."""
 
-    max_steps: int | None = _within(1)
-    max_epochs: int | None = _within(1)
-    devices: int = _within(1)  # a node
-    num_nodes: int = _within(1)
+    max_steps: int | None = within(1)
+    max_epochs: int | None = within(1)
+    devices: int = within(1)  # a node
+    num_nodes: int = within(1)
     accelerator: Accelerator
     precision: Precision
     gradient_checkpointing: bool  # compute activations again instead of keeping them: less memory
-    validate_every_steps: int | None = _within(1)
-    checkpoint_every_steps: int | None = _within(1)  # besides each validation and the last step
-    log_every_steps: int = _within(1)
-    keep_last: int = _within(1)  # checkpoints; the best one is kept besides
+    validate_every_steps: int | None = within(1)
+    checkpoint_every_steps: int | None = within(1)  # besides each validation and the last step
+    log_every_steps: int = within(1)
+    keep_last: int = within(1)  # checkpoints; the best one is kept besides
     best_metric: str  # `loss` or a metric of the task
-    patience_validations: int | None = _within(1)  # validations without a better best_metric before the run stops
-    decoded_examples: int = _within(0)  # of the validation split, at each validation; 0: its loss only
+    patience_validations: int | None = within(1)  # validations without a better best_metric before the run stops
+    decoded_examples: int = within(0)  # of the validation split, at each validation; 0: its loss only
 
 
 @dataclass(kw_only=True)
 class DecodingConfig:
     """How text is searched for. Null keeps what the export says, so it is no value to train with."""
 
-    num_beams: int | None = _within(1)
+    num_beams: int | None = within(1)
     length_penalty: float | None  # score / length ** length_penalty, as in transformers
-    max_new_tokens: int | None = _within(1)  # null to train with: the task's target limit
-    no_repeat_ngram: int | None = _within(0)
+    max_new_tokens: int | None = within(1)  # null to train with: the task's target limit
+    no_repeat_ngram: int | None = within(0)
 
 
 @dataclass(kw_only=True)
@@ -291,7 +292,7 @@ class TrackingConfig:
 class TrainConfig:
     """Everything `encdec train` reads."""
 
-    seed: int = _within(0, 2**32 - 1)
+    seed: int = within(0, 2**32 - 1)
     run: RunConfig
     task: TaskConfig
     model: ModelConfig
@@ -303,12 +304,20 @@ class TrainConfig:
 
 
 @dataclass(kw_only=True)
+class ReportConfig:
+    """Everything `encdec report` reads."""
+
+    runs: list[str]
+    split: str
+
+
+@dataclass(kw_only=True)
 class EvaluateConfig:
     """Everything `encdec evaluate` reads."""
 
     checkpoint: str  # a run folder, an export folder or a Hub id
     split: str
-    seed: int = _within(0, 2**32 - 1)  # of the bootstrap
+    seed: int = within(0, 2**32 - 1)  # of the bootstrap
     run: RunConfig
     task: TaskConfig
     data: DataConfig
@@ -335,7 +344,7 @@ class ScoreConfig:
 
     predictions: str
     split: str  # of the task's rows, where it has any: predictions are joined to them
-    seed: int = _within(0, 2**32 - 1)  # of the bootstrap
+    seed: int = within(0, 2**32 - 1)  # of the bootstrap
     run: RunConfig
     task: TaskConfig
 
@@ -347,8 +356,8 @@ class CompareConfig:
     a: str | list[str]  # a folder of `train` or `evaluate`, a prediction file, or several: seeds of one config
     b: str | list[str]
     split: str
-    num_examples: int = _within(0)  # shown of those that changed most, in each direction
-    seed: int = _within(0, 2**32 - 1)
+    num_examples: int = within(0)  # shown of those that changed most, in each direction
+    seed: int = within(0, 2**32 - 1)
     task: TaskConfig
 
 
@@ -373,7 +382,7 @@ def to_yaml(config: object) -> str:
     return str(yaml.safe_dump(to_dict(config), sort_keys=False, allow_unicode=True))
 
 
-AnyConfig = TrainConfig | EvaluateConfig | GenerateConfig | ScoreConfig | CompareConfig
+AnyConfig = TrainConfig | EvaluateConfig | GenerateConfig | ScoreConfig | CompareConfig | ReportConfig
 
 
 def leaves(section: object, prefix: str = "") -> Iterator[tuple[str, Any, Mapping[str, Any]]]:

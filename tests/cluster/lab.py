@@ -1,0 +1,244 @@
+"""A real SLURM in a scratch folder: munged, slurmctld and a slurmd a node, as root, without systemd or cgroups.
+
+`python tests/cluster/lab.py up FOLDER [NODES]` starts one and prints what to export; `… down FOLDER` ends it.
+
+Facts about Debian's SLURM 22.05, measured: a gpu resource needs a character device a unit (links to /dev/null do);
+slurmd loads a cgroup plugin whatever tracks processes, and finding one out fails in a container, so it is named;
+several slurmds run on one host by `-N`, each with a port of its own; limits of time are looked at every 30 s; a job
+that was requeued waits 120 s unless its start is moved to now, which counts only once it is PENDING.
+"""
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+
+PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "srun", "scontrol")
+KILL_WAIT_SECONDS = 10  # between SLURM's SIGTERM and its SIGKILL
+GRACE_SECONDS = 30  # that a preempted job has
+START_SECONDS = 20
+STOP_SECONDS = 10
+CONF = """\
+ClusterName=lab
+SlurmctldHost={host}(127.0.0.1)
+SlurmctldPort={port}
+SlurmUser=root
+SlurmdUser=root
+AuthType=auth/munge
+CredType=cred/munge
+AuthInfo=socket={folder}/munge/socket
+StateSaveLocation={folder}/state
+SlurmdSpoolDir={folder}/spool/%n
+SlurmctldPidFile={folder}/pid/slurmctld
+SlurmdPidFile={folder}/pid/slurmd.%n
+SlurmctldLogFile={folder}/log/slurmctld
+SlurmdLogFile={folder}/log/slurmd.%n
+MpiDefault=none
+ProctrackType=proctrack/linuxproc
+TaskPlugin=task/none
+SwitchType=switch/none
+SelectType=select/cons_tres
+SelectTypeParameters=CR_Core
+SlurmdParameters=config_overrides
+JobAcctGatherType=jobacct_gather/none
+AccountingStorageType=accounting_storage/none
+JobCompType=jobcomp/none
+GresTypes=gpu
+ReturnToService=2
+JobRequeue=1
+KillWait={kill_wait}
+MinJobAge=3600
+SchedulerType=sched/backfill
+SchedulerParameters=sched_interval=2,bf_interval=2,batch_sched_delay=0,sched_min_interval=0
+PreemptType=preempt/partition_prio
+PreemptMode=REQUEUE
+PartitionName=main Nodes=ALL Default=YES MaxTime=INFINITE DefaultTime=01:00:00 PriorityTier=10 PreemptMode=OFF State=UP
+PartitionName=low Nodes=ALL MaxTime=INFINITE DefaultTime=01:00:00 PriorityTier=1 PreemptMode=REQUEUE GraceTime={grace} \
+State=UP
+"""
+NODE = (
+    "NodeName={name} NodeHostname={host} NodeAddr=127.0.0.1 Port={port} CPUs={cpus} Sockets=1 CoresPerSocket={cpus} "
+    "ThreadsPerCore=1 RealMemory=8000 Gres=gpu:{gpus} State=UNKNOWN\n"
+)
+
+
+def why_not() -> str:
+    """Say why no SLURM can be started here; empty when one can."""
+    missing = [name for name in PROGRAMS if shutil.which(name) is None]
+    if missing:
+        return f"{', '.join(missing)} not found: apt-get install slurm-wlm munge"
+    return "" if os.geteuid() == 0 else "SLURM's daemons want to be started by root"
+
+
+class Lab:
+    """A SLURM of its own: any number of them work side by side.
+
+    Args:
+        folder: Where all of it lives; its path must be short, for a socket is in it.
+        nodes: Of one host, called node1, node2, …; no file of the machine is changed for them.
+        cpus: Of a node, whatever the machine has.
+        gpus: Of a node, and none of them is one.
+    """
+
+    def __init__(self, folder: Path, nodes: int = 2, cpus: int = 2, gpus: int = 2) -> None:
+        self.folder, self.nodes, self._shape = folder, [f"node{n + 1}" for n in range(nodes)], (cpus, gpus)
+        self.conf = folder / "slurm.conf"
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """What SLURM's commands need to find this one, without what an outer SLURM has set."""
+        clean = {name: value for name, value in os.environ.items() if not name.startswith(("SLURM_", "SBATCH_"))}
+        return {**clean, "SLURM_CONF": str(self.conf)}
+
+    def start(self) -> None:
+        """Start all of it; what fails leaves nothing running."""
+        with ExitStack() as undo:
+            undo.callback(self.stop)
+            self._write()
+            self._run("munged", f"--key-file={self.folder}/munge/key", f"--socket={self.folder}/munge/socket",
+                      f"--pid-file={self.folder}/pid/munged", f"--log-file={self.folder}/log/munged",
+                      f"--seed-file={self.folder}/munge/seed", "--num-threads=2")  # fmt: skip
+            self._run("slurmctld", "-f", str(self.conf))
+            for name in self.nodes:
+                (self.folder / "spool" / name).mkdir()
+                self._run("slurmd", "-f", str(self.conf), "-N", name)
+            if not wait_for(lambda: self.states() == dict.fromkeys(self.nodes, "idle"), START_SECONDS):
+                tails = [f"{log.name}: {log.read_text()[-500:]}" for log in (self.folder / "log").iterdir()]
+                raise RuntimeError("\n".join(["the nodes do not become idle", *tails]))
+            undo.pop_all()
+
+    def stop(self) -> None:
+        """End every job and every daemon, by its process id."""
+        if self._pid("slurmctld"):
+            subprocess.run(["scancel", "--full", "-u", "root"], env=self.environment, timeout=STOP_SECONDS, check=False)
+            wait_for(lambda: not self.command("squeue", "-h"), KILL_WAIT_SECONDS + STOP_SECONDS)
+        self._end([*(f"slurmd.{name}" for name in self.nodes), "slurmctld"])
+        self._end(["munged"])
+
+    def command(self, *words: str) -> str:
+        """Run a command of SLURM's and return what it printed; it must succeed."""
+        done = subprocess.run(words, env=self.environment, capture_output=True, text=True, timeout=60, check=False)
+        if done.returncode:
+            raise RuntimeError(f"{' '.join(words)}: {done.stdout}{done.stderr}")
+        return done.stdout.strip()
+
+    def states(self) -> dict[str, str]:
+        """Return each node's state, with `*` where it does not answer."""
+        done = subprocess.run(["sinfo", "-h", "-N", "-p", "main", "-o", "%N %t"], env=self.environment, timeout=10,
+                              capture_output=True, text=True, check=False)  # fmt: skip
+        return dict(line.split() for line in done.stdout.splitlines())
+
+    def job(self, job: str) -> Mapping[str, str]:
+        """Return what `scontrol show job` says of one job or array task."""
+        words = self.command("scontrol", "-o", "show", "job", job).splitlines()[0].split()
+        return dict(word.split("=", 1) for word in words if "=" in word)
+
+    def wait(self, job: str, *states: str, seconds: float = 120) -> Mapping[str, str]:
+        """Wait until a job is in one of some states; a requeued one is let in at once."""
+
+        def arrived() -> bool:
+            found = self.job(job)
+            if found["JobState"] == "PENDING" and found["Reason"] == "BeginTime" and "PENDING" not in states:
+                self.command("scontrol", "update", f"JobId={job}", "StartTime=now")
+            return found["JobState"] in states
+
+        if not wait_for(arrived, seconds):
+            raise RuntimeError(f"job {job} is not {' or '.join(states)} after {seconds} s: {self.job(job)}")
+        return self.job(job)
+
+    def pids(self, job: str, rank: int | None = None) -> list[int]:
+        """List the processes of a job's tasks, or of one of them: what has SLURM's variables in its environment."""
+        wanted = {f"SLURM_JOB_ID={self.job(job)['JobId']}", f"SLURM_CONF={self.conf}"}
+        found = []
+        for path in Path("/proc").glob("[0-9]*/environ"):
+            try:
+                words = set(path.read_bytes().decode(errors="replace").split("\0"))
+            except OSError:
+                continue
+            is_task = any(word.startswith("SLURM_STEP_NUM_TASKS=") for word in words)
+            if wanted <= words and is_task and (rank is None or f"SLURM_PROCID={rank}" in words):
+                found.append(int(path.parent.name))
+        return sorted(found)
+
+    def _write(self) -> None:
+        for name in ("munge", "state", "spool", "pid", "log", "dev"):
+            (self.folder / name).mkdir(mode=0o755)
+        key = self.folder / "munge" / "key"
+        key.write_bytes(os.urandom(1024))
+        key.chmod(0o400)
+        host, (cpus, gpus) = socket.gethostname().partition(".")[0], self._shape
+        ports = free_ports(len(self.nodes) + 1)
+        names = {"folder": self.folder, "host": host, "kill_wait": KILL_WAIT_SECONDS, "grace": GRACE_SECONDS}
+        nodes = [
+            NODE.format(name=name, host=host, port=port, cpus=cpus, gpus=gpus)
+            for name, port in zip(self.nodes, ports[1:], strict=True)
+        ]
+        general, partitions = CONF.format(port=ports[0], **names).split("PreemptType", 1)
+        self.conf.write_text(f"{general}{''.join(nodes)}PreemptType{partitions}")
+        (self.folder / "cgroup.conf").write_text("CgroupPlugin=cgroup/v1\n")
+        for number in range(gpus):
+            (self.folder / "dev" / f"nvidia{number}").symlink_to("/dev/null")
+        (self.folder / "gres.conf").write_text(f"Name=gpu File={self.folder}/dev/nvidia[0-{gpus - 1}]\n")
+
+    def _run(self, *words: str) -> None:
+        done = subprocess.run(words, env=self.environment, capture_output=True, text=True, timeout=30, check=False)
+        if done.returncode:
+            raise RuntimeError(f"{words[0]}: {done.stdout}{done.stderr}")
+
+    def _pid(self, name: str) -> int | None:
+        """Return the process id of a daemon that lives; it is no other process with a number that was used again."""
+        file = self.folder / "pid" / name
+        pid = int(file.read_text()) if file.is_file() and file.read_text().strip().isdigit() else 0
+        command = Path(f"/proc/{pid}/comm")
+        return pid if pid and command.is_file() and command.read_text().strip() == name.partition(".")[0] else None
+
+    def _end(self, names: Sequence[str]) -> None:
+        for number, seconds in ((signal.SIGTERM, STOP_SECONDS), (signal.SIGKILL, STOP_SECONDS)):
+            for name in names:
+                if pid := self._pid(name):
+                    os.kill(pid, number)
+            wait_for(lambda: not any(map(self._pid, names)), seconds)
+
+
+def wait_for(arrived: Callable[[], bool], seconds: float) -> bool:
+    """Ask until it is so, or the time is over."""
+    deadline = time.monotonic() + seconds
+    while not arrived():
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.1)
+    return True
+
+
+def free_ports(count: int) -> list[int]:
+    """Ask the system for ports that nobody listens on."""
+    with ExitStack() as opened:
+        sockets = [opened.enter_context(socket.socket()) for _ in range(count)]
+        for one in sockets:
+            one.bind(("127.0.0.1", 0))
+        return [int(one.getsockname()[1]) for one in sockets]
+
+
+def main() -> None:
+    """Start or end a lab by hand."""
+    verb, folder, *nodes = sys.argv[1:]
+    lab = Lab(Path(folder).resolve(), *map(int, nodes))
+    if verb == "up":
+        if reason := why_not():
+            sys.exit(reason)
+        lab.folder.mkdir(parents=True)
+        lab.start()
+        sys.stdout.write(f"export SLURM_CONF={lab.conf}\n")
+    else:
+        lab.nodes = [path.name for path in (lab.folder / "spool").iterdir()]
+        lab.stop()
+
+
+if __name__ == "__main__":
+    main()
