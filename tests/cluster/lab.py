@@ -166,6 +166,35 @@ class Lab:
                 found.append(int(path.parent.name))
         return sorted(found)
 
+    def listening(self, job: str, ranks: int, seconds: float = 120) -> list[int]:
+        """Wait until every rank of a job has a handler for SIGUSR1, and return their processes."""
+
+        def hears(pid: int) -> bool:
+            try:
+                lines = dict(line.split(":\t") for line in Path(f"/proc/{pid}/status").read_text().splitlines())
+            except OSError:
+                return False
+            return bool(int(lines["SigCgt"], 16) >> (signal.SIGUSR1 - 1) & 1) and "python" in lines["Name"]
+
+        if not wait_for(lambda: len([pid for pid in self.pids(job) if hears(pid)]) >= ranks, seconds):
+            raise RuntimeError(f"no {ranks} ranks of job {job} listen after {seconds} s: {self.job(job)}")
+        return [pid for pid in self.pids(job) if hears(pid)]
+
+    def cut(self, job: str, seconds: float = 120) -> tuple[float, float]:
+        """Send a job what SLURM sends before its end, and wait until it is back in the queue.
+
+        Returns:
+            Seconds until SLURM was told to requeue it, and until its last process was gone.
+        """
+        lives, start = int(self.job(job)["Restarts"]), time.monotonic()
+        self.command("scancel", "--signal=USR1", job)
+        if not wait_for(lambda: int(self.job(job)["Restarts"]) > lives, seconds):
+            raise RuntimeError(f"job {job} gives no answer to SIGUSR1 in {seconds} s: {self.job(job)}")
+        requeued = time.monotonic() - start
+        if not wait_for(lambda: not self.pids(job), seconds):
+            raise RuntimeError(f"job {job} goes on after it was requeued")
+        return requeued, time.monotonic() - start
+
     def _write(self) -> None:
         for name in ("munge", "state", "spool", "pid", "log", "dev"):
             (self.folder / name).mkdir(mode=0o755)
@@ -212,7 +241,7 @@ def wait_for(arrived: Callable[[], bool], seconds: float) -> bool:
     while not arrived():
         if time.monotonic() > deadline:
             return False
-        time.sleep(0.1)
+        time.sleep(0.05)
     return True
 
 

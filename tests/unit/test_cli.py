@@ -100,10 +100,10 @@ def test_cfg_prints_what_would_run(arguments: list[str], calls: list[tuple[str, 
 
 
 WRONG = [
-    (["trian"], "encdec trian: verb: expected one of train, doctor, evaluate, score, compare, generate, report, submit, info, "
-     "got 'trian'. Did you mean train."),
-    (["--cfg"], "encdec --cfg: verb: expected one of train, doctor, evaluate, score, compare, generate, report, submit, info, "
-     "got '--cfg'."),
+    (["trian"], "encdec trian: verb: expected one of train, doctor, evaluate, score, compare, generate, report, "
+     "submit, info, got 'trian'. Did you mean train."),
+    (["--cfg"], "encdec --cfg: verb: expected one of train, doctor, evaluate, score, compare, generate, report, "
+     "submit, info, got '--cfg'."),
     (["train", "--cgf"], "encdec train: argument: expected --cfg, --multirun, --config-dir DIR or key=value, "
      "got '--cgf'."),
     (["train", "--config-dir"], "encdec train: --config-dir: expected a folder of YAML files, got ''."),
