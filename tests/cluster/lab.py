@@ -196,6 +196,7 @@ class Lab:
         return requeued, time.monotonic() - start
 
     def _write(self) -> None:
+        self.folder.chmod(0o755)  # munge asks for it
         for name in ("munge", "state", "spool", "pid", "log", "dev"):
             (self.folder / name).mkdir(mode=0o755)
         key = self.folder / "munge" / "key"
