@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from types import FrameType, TracebackType
 from typing import Any, Self
 
+from encdec_train import distributed
 from encdec_train.errors import StoppedError
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
@@ -23,6 +24,9 @@ _EARLY: list[int] = []
 class StopWish:
     """Listens to signals. Within `patiently` it notes one and nothing else (known_defects R1), else the run ends.
 
+    SIGUSR1 ends rank 0, which puts the job back into the queue; the other ranks wait for what comes of that. One that
+    left before would have rank 0 killed by srun (seen: once in 46 signals).
+
     A second signal later on ends the process at once, but SIGUSR1 is followed by others as a matter of course: then the
     wish is theirs. A signal that the process was started to ignore (nohup) stays ignored.
     """
@@ -30,7 +34,7 @@ class StopWish:
     def __init__(self) -> None:
         self.noted: signal.Signals | None = None
         self._noted_at = 0.0
-        self._patient = 0
+        self._patient, self._leaving = 0, False
         self._before: dict[signal.Signals, Any] = {}
 
     def __enter__(self) -> Self:
@@ -72,12 +76,11 @@ class StopWish:
 
     def _hear(self, number: int, frame: FrameType | None) -> None:
         now, one = time.monotonic(), signal.Signals(number)
-        if self.noted is None and (self._patient or one is not signal.SIGINT):
+        if self.noted is signal.SIGUSR1 or (self.noted is None and (self._patient or one is not signal.SIGINT)):
             self.noted, self._noted_at = one, now
-            if not self._patient:
+            if not self._patient and not self._leaving and (one is not signal.SIGUSR1 or distributed.rank() == 0):
+                self._leaving = True
                 raise StoppedError(one)
-        elif self.noted is signal.SIGUSR1:
-            self.noted, self._noted_at = one, now
         elif now - self._noted_at > ONE_WISH_SECONDS and one is not signal.SIGUSR1:
             self.__exit__(None, None, None)
             signal.raise_signal(number)

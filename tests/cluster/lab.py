@@ -26,7 +26,7 @@ START_SECONDS = 20
 STOP_SECONDS = 10
 CONF = """\
 ClusterName=lab
-SlurmctldHost={host}(127.0.0.1)
+SlurmctldHost={host}({control})
 SlurmctldPort={port}
 SlurmUser=root
 SlurmdUser=root
@@ -63,7 +63,7 @@ PartitionName=low Nodes=ALL MaxTime=INFINITE DefaultTime=01:00:00 PriorityTier=1
 State=UP
 """
 NODE = (
-    "NodeName={name} NodeHostname={host} NodeAddr=127.0.0.1 Port={port} CPUs={cpus} Sockets=1 CoresPerSocket={cpus} "
+    "NodeName={name} NodeHostname={host} NodeAddr={address} Port={port} CPUs={cpus} Sockets=1 CoresPerSocket={cpus} "
     "ThreadsPerCore=1 RealMemory=8000 Gres=gpu:{gpus} State=UNKNOWN\n"
 )
 
@@ -84,11 +84,15 @@ class Lab:
         nodes: Of one host, called node1, node2, …; no file of the machine is changed for them.
         cpus: Of a node, whatever the machine has.
         gpus: Of a node, and none of them is one.
+        networks: Whether each node has a network namespace with an address of its own, 10.77.x.11 and on; else all
+            of them are 127.0.0.1.
     """
 
-    def __init__(self, folder: Path, nodes: int = 2, cpus: int = 2, gpus: int = 2) -> None:
+    def __init__(self, folder: Path, nodes: int = 2, cpus: int = 2, gpus: int = 2, *, networks: bool = False) -> None:
         self.folder, self.nodes, self._shape = folder, [f"node{n + 1}" for n in range(nodes)], (cpus, gpus)
         self.conf = folder / "slurm.conf"
+        self._networks = Networks(self.nodes, os.getpid()) if networks else None
+        self._guard: subprocess.Popen[bytes] | None = None
 
     @property
     def environment(self) -> dict[str, str]:
@@ -96,10 +100,15 @@ class Lab:
         clean = {name: value for name, value in os.environ.items() if not name.startswith(("SLURM_", "SBATCH_"))}
         return {**clean, "SLURM_CONF": str(self.conf)}
 
-    def start(self) -> None:
-        """Start all of it; what fails leaves nothing running."""
+    def start(self, *, guarded: bool = True) -> None:
+        """Start all of it; what fails leaves nothing running, and nor does the death of this process if `guarded`."""
         with ExitStack() as undo:
             undo.callback(self.stop)
+            if guarded:
+                guard = [sys.executable, __file__, "guard", str(self.folder), str(os.getpid() if self._networks else 0)]
+                self._guard = subprocess.Popen(guard, stdin=subprocess.PIPE, start_new_session=True)
+            if self._networks:
+                self._networks.start()
             self._write()
             self._run("munged", f"--key-file={self.folder}/munge/key", f"--socket={self.folder}/munge/socket",
                       f"--pid-file={self.folder}/pid/munged", f"--log-file={self.folder}/log/munged",
@@ -107,7 +116,8 @@ class Lab:
             self._run("slurmctld", "-f", str(self.conf))
             for name in self.nodes:
                 (self.folder / "spool" / name).mkdir()
-                self._run("slurmd", "-f", str(self.conf), "-N", name)
+                inside = self._networks.inside(name) if self._networks else []
+                self._run(*inside, "slurmd", "-f", str(self.conf), "-N", name)
             if not wait_for(lambda: self.states() == dict.fromkeys(self.nodes, "idle"), START_SECONDS):
                 tails = [f"{log.name}: {log.read_text()[-500:]}" for log in (self.folder / "log").iterdir()]
                 raise RuntimeError("\n".join(["the nodes do not become idle", *tails]))
@@ -120,6 +130,10 @@ class Lab:
             wait_for(lambda: not self.command("squeue", "-h"), KILL_WAIT_SECONDS + STOP_SECONDS)
         self._end([*(f"slurmd.{name}" for name in self.nodes), "slurmctld"])
         self._end(["munged"])
+        if self._networks:
+            self._networks.stop()
+        if self._guard:
+            self._guard.communicate()
 
     def command(self, *words: str) -> str:
         """Run a command of SLURM's and return what it printed; it must succeed."""
@@ -204,11 +218,13 @@ class Lab:
         key.chmod(0o400)
         host, (cpus, gpus) = socket.gethostname().partition(".")[0], self._shape
         ports = free_ports(len(self.nodes) + 1)
-        names = {"folder": self.folder, "host": host, "kill_wait": KILL_WAIT_SECONDS, "grace": GRACE_SECONDS}
-        nodes = [
-            NODE.format(name=name, host=host, port=port, cpus=cpus, gpus=gpus)
-            for name, port in zip(self.nodes, ports[1:], strict=True)
-        ]
+        control = self._networks.control if self._networks else "127.0.0.1"
+        names = {"folder": self.folder, "host": host, "kill_wait": KILL_WAIT_SECONDS, "grace": GRACE_SECONDS,
+                 "control": control}  # fmt: skip
+        nodes = []
+        for name, port in zip(self.nodes, ports[1:], strict=True):
+            own = {"host": name, "address": self._networks.address(name)} if self._networks else {"address": control}
+            nodes.append(NODE.format(**{"name": name, "host": host, **own}, port=port, cpus=cpus, gpus=gpus))
         general, partitions = CONF.format(port=ports[0], **names).split("PreemptType", 1)
         self.conf.write_text(f"{general}{''.join(nodes)}PreemptType{partitions}")
         (self.folder / "cgroup.conf").write_text("CgroupPlugin=cgroup/v1\n")
@@ -236,6 +252,41 @@ class Lab:
             wait_for(lambda: not any(map(self._pid, names)), seconds)
 
 
+class Networks:
+    """A network namespace a node, all on one bridge. They see one another and this machine, and nothing else."""
+
+    def __init__(self, nodes: Sequence[str], number: int) -> None:
+        self._nodes, number = list(nodes), number % 250 + 1
+        self._bridge, self._net = f"lab{number}", f"10.77.{number}"
+        self.control = f"{self._net}.1"
+
+    def address(self, node: str) -> str:
+        return f"{self._net}.{11 + self._nodes.index(node)}"
+
+    def inside(self, node: str) -> list[str]:
+        """Return what runs a command in a node. Not `ip netns exec`: that mounts /sys anew, without cgroups."""
+        return ["nsenter", f"--net=/run/netns/{self._bridge}-{node}", "unshare", "-u", "sh", "-c",
+                'hostname "$0" && exec "$@"', node]  # fmt: skip
+
+    def start(self) -> None:
+        self._ip(f"link add {self._bridge} type bridge", f"addr add {self.control}/24 dev {self._bridge}",
+                 f"link set {self._bridge} up")  # fmt: skip
+        for number, node in enumerate(self._nodes):
+            space, plug = f"{self._bridge}-{node}", f"{self._bridge}v{number}"
+            self._ip(f"netns add {space}", f"link add {plug} type veth peer name eth0 netns {space}",
+                     f"link set {plug} master {self._bridge} up", f"-n {space} link set lo up",
+                     f"-n {space} addr add {self.address(node)}/24 dev eth0",
+                     f"-n {space} link set eth0 up")  # fmt: skip
+
+    def stop(self) -> None:
+        for line in (*(f"netns del {self._bridge}-{node}" for node in self._nodes), f"link del {self._bridge}"):
+            subprocess.run(["ip", *line.split()], stderr=subprocess.DEVNULL, check=False)
+
+    def _ip(self, *lines: str) -> None:
+        for line in lines:
+            subprocess.run(["ip", *line.split()], check=True)
+
+
 def wait_for(arrived: Callable[[], bool], seconds: float) -> bool:
     """Ask until it is so, or the time is over."""
     deadline = time.monotonic() + seconds
@@ -256,17 +307,21 @@ def free_ports(count: int) -> list[int]:
 
 
 def main() -> None:
-    """Start or end a lab by hand."""
-    verb, folder, *nodes = sys.argv[1:]
-    lab = Lab(Path(folder).resolve(), *map(int, nodes))
+    """Start or end a lab by hand, or wait until whoever started it is gone, and end it then."""
+    verb, folder, *more = sys.argv[1:]
+    lab = Lab(Path(folder).resolve(), *(map(int, more) if verb == "up" else ()))
     if verb == "up":
         if reason := why_not():
             sys.exit(reason)
         lab.folder.mkdir(parents=True)
-        lab.start()
+        lab.start(guarded=False)
         sys.stdout.write(f"export SLURM_CONF={lab.conf}\n")
-    else:
+        return
+    if verb == "guard":
+        sys.stdin.read()  # ends with the other end of the pipe
+    if (lab.folder / "spool").is_dir():
         lab.nodes = [path.name for path in (lab.folder / "spool").iterdir()]
+        lab._networks = Networks(lab.nodes, int(more[0])) if verb == "guard" and more[0] != "0" else None
         lab.stop()
 
 

@@ -17,7 +17,7 @@ from results import losses
 
 LONG = ("trainer.max_steps=400", "trainer.validate_every_steps=100", "trainer.checkpoint_every_steps=50",
         "cluster.nodes=2")  # fmt: skip
-STALLS = f'cluster.container="python3 {Path(__file__).with_name("stall.py")}"'
+STALLS = f'cluster.container="{sys.executable} {Path(__file__).with_name("stall.py")}"'
 
 
 @pytest.fixture(scope="module")
@@ -67,8 +67,9 @@ def test_a_job_that_is_cut_ends_as_one_that_was_not(
     assert_equal(place.run("cut"), undisturbed())
     [(run_id, run)] = server.runs.items()
     assert run_id.startswith("cut-")
-    assert run.starts == 3  # the life that was cut while it loaded had not come so far
-    assert run.exit_codes == [143, 143, 0]
+    assert run.starts in {3, 4}  # the life that was cut while it loaded had not come so far, or just so
+    assert run.exit_codes == [*[143] * (run.starts - 1), 0]
+    assert run.preempting
     steps = [row["_step"] for row in run.history if "train/loss" in row]
     assert steps == list(range(1, 401))
 

@@ -36,6 +36,38 @@ def test_outside_training_the_run_ends_at_once(number: signal.Signals) -> None:
     assert (why.value.exit_status, why.value.step, wish.noted) == (143, None, number)
 
 
+def test_other_ranks_wait_for_what_rank_0_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A rank that leaves first has rank 0 ended by srun, before it has asked for another life."""
+    monkeypatch.setenv("RANK", "1")
+    noted = []
+
+    def hear(wish: StopWish) -> None:
+        with wish:
+            send(signal.SIGUSR1)
+            noted.append(wish.noted)
+            send(signal.SIGTERM)
+
+    with pytest.raises(StoppedError, match="^stopped by SIGTERM"):
+        hear(StopWish())
+    assert noted == [signal.SIGUSR1]
+
+
+def test_what_comes_while_the_run_is_left_does_not_disturb_that() -> None:
+    tidied = []
+
+    def leave(wish: StopWish) -> None:
+        with wish:
+            try:
+                send(signal.SIGUSR1)
+            finally:
+                send(signal.SIGTERM)
+                tidied.append(wish.noted)
+
+    with pytest.raises(StoppedError, match="^stopped by SIGUSR1"):
+        leave(StopWish())
+    assert tidied == [signal.SIGTERM]
+
+
 def test_outside_training_ctrl_c_is_pythons() -> None:
     with pytest.raises(KeyboardInterrupt), StopWish():
         send(signal.SIGINT)
