@@ -17,7 +17,7 @@ class ClusterConfig:
     account: str | None
     qos: str | None
     constraint: str | None
-    nodes: int | str  # or a range, `2-4`: as many as there are; a requeued job may get another number
+    nodes: int | str  # or a range, `2-4`, of which SLURM chooses
     gpus_per_node: int = within(0)  # a task each; 0: `trainer.devices` tasks a node, on CPUs
     cpus_per_task: int = within(1)
     memory: int | str  # of a node, as SLURM takes it: `32G`

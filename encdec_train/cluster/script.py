@@ -13,7 +13,8 @@ BODY = """\
 export SRUN_CPUS_PER_TASK="$SLURM_CPUS_PER_TASK"
 export OMP_NUM_THREADS="${OMP_NUM_THREADS:-$SLURM_CPUS_PER_TASK}"
 """
-LAUNCH = "srun --export=ALL --distribution=block --kill-on-bad-exit=1"
+TASKS = '--ntasks="$((SLURM_JOB_NUM_NODES * SLURM_NTASKS_PER_NODE))"'  # as SLURM_NTASKS, but after a change of nodes
+LAUNCH = f"srun --export=ALL {TASKS} --distribution=block --kill-on-bad-exit=1"
 SIZE = 'trainer.devices="$SLURM_NTASKS_PER_NODE" trainer.num_nodes="$SLURM_JOB_NUM_NODES"'
 
 

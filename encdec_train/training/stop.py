@@ -51,9 +51,9 @@ class StopWish:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Put back what was there before, but for a signal that somebody else has taken over meanwhile."""
+        """Put back what was there before; a SIGTERM that is ignored by now (`cluster.requeue`) stays ignored."""
         for one, handler in self._before.items():
-            if signal.getsignal(one) == self._hear:
+            if one is not signal.SIGTERM or signal.getsignal(one) != signal.SIG_IGN:
                 signal.signal(one, signal.SIG_DFL if handler is None else handler)
         self._before = {}
 
