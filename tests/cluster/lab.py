@@ -4,11 +4,13 @@
 
 Facts about Debian's SLURM 22.05, measured: a gpu resource needs a character device a unit (links to /dev/null do);
 slurmd loads a cgroup plugin whatever tracks processes, and finding one out fails in a container, so it is named;
+jobs of two SLURMs with one number would meet at one port;
 several slurmds run on one host by `-N`, each with a port of its own; limits of time are looked at every 30 s; a job
 that was requeued waits 120 s unless its start is moved to now, which counts only once it is PENDING.
 """
 
 import os
+import random
 import shutil
 import signal
 import socket
@@ -28,6 +30,7 @@ CONF = """\
 ClusterName=lab
 SlurmctldHost={host}({control})
 SlurmctldPort={port}
+FirstJobId={first}
 SlurmUser=root
 SlurmdUser=root
 AuthType=auth/munge
@@ -220,7 +223,7 @@ class Lab:
         ports = free_ports(len(self.nodes) + 1)
         control = self._networks.control if self._networks else "127.0.0.1"
         names = {"folder": self.folder, "host": host, "kill_wait": KILL_WAIT_SECONDS, "grace": GRACE_SECONDS,
-                 "control": control}  # fmt: skip
+                 "control": control, "first": random.randrange(1, 1_000_000)}  # fmt: skip
         nodes = []
         for name, port in zip(self.nodes, ports[1:], strict=True):
             own = {"host": name, "address": self._networks.address(name)} if self._networks else {"address": control}

@@ -103,7 +103,7 @@ def test_whatever_happens_to_a_job_it_goes_on(place: Any, run_and_end: Any, undi
     [pid] = [pid for pid in lab.listening(job, 2) if pid in lab.pids(job, 1)]
     os.kill(pid, signal.SIGTERM)
     end = lab.wait(job, "FAILED")
-    assert end["ExitCode"] == "143:0"
+    assert end["ExitCode"] in {"143:0", "0:15"}  # by itself, or by srun, which ends the slower rank
     [stopped] = [line for line in place.log("struck", job).splitlines() if "stopped after step" in line]
     assert f"stopped after step {place.steps('struck')} by SIGTERM; the same command goes on" in stopped
 
