@@ -4,9 +4,9 @@
 
 Facts about Debian's SLURM 22.05, measured: a gpu resource needs a character device a unit (links to /dev/null do);
 slurmd loads a cgroup plugin whatever tracks processes, and finding one out fails in a container, so it is named;
-jobs of two SLURMs with one number would meet at one port;
-several slurmds run on one host by `-N`, each with a port of its own; limits of time are looked at every 30 s; a job
-that was requeued waits 120 s unless its start is moved to now, which counts only once it is PENDING.
+several slurmds run on one host by `-N`, each with a port of its own, but jobs of two SLURMs with one number would meet at
+one port, so each begins with another; limits of time are looked at every 30 s; a job that was requeued waits 120 s unless
+its start is moved, once it is PENDING, and a start within a second of the last one's end fails ("credential revoked").
 """
 
 import os
@@ -157,12 +157,15 @@ class Lab:
         return dict(word.split("=", 1) for word in words if "=" in word)
 
     def wait(self, job: str, *states: str, seconds: float = 120) -> Mapping[str, str]:
-        """Wait until a job is in one of some states; a requeued one is let in at once."""
+        """Wait until a job is in one of some states; a requeued one is let in soon."""
+        let_in = set()
 
         def arrived() -> bool:
             found = self.job(job)
-            if found["JobState"] == "PENDING" and found["Reason"] == "BeginTime" and "PENDING" not in states:
-                self.command("scontrol", "update", f"JobId={job}", "StartTime=now")
+            waits = found["JobState"] == "PENDING" and found["Reason"] == "BeginTime" and "PENDING" not in states
+            if waits and found["Restarts"] not in let_in:
+                let_in.add(found["Restarts"])
+                self.command("scontrol", "update", f"JobId={job}", "StartTime=now+3")
             return found["JobState"] in states
 
         if not wait_for(arrived, seconds):
