@@ -1,6 +1,7 @@
 """Back into SLURM's queue: a job that was warned of its end asks for another life, unless its lives gain nothing.
 
-SLURM itself requeues what it preempts and what loses a node; that comes with SIGTERM or with nothing.
+So does one that is preempted: SLURM requeues it only if it is still there when its time of grace is over (seen with
+22.05). What loses a node is requeued by SLURM itself.
 """
 
 import json
@@ -20,10 +21,10 @@ FILE_NAME = "slurm/starts.json"  # below `folder.JOB_FOLDER`
 
 @contextmanager
 def answering(noted: Callable[[], signal.Signals | None]) -> Iterator[None]:
-    """Put this job back into the queue when what happens inside is ended by SIGUSR1; rank 0 does it, last of all.
+    """Put this job back into the queue when what happens inside is ended by SIGUSR1 or preemption; rank 0, last of all.
 
     Args:
-        noted: What this process was asked by, so far: a SIGTERM after SIGUSR1 means no other life.
+        noted: What this process was asked by, so far. A SIGTERM may come from `scancel`, which is to be obeyed.
     """
     ended = False
     try:
@@ -31,32 +32,44 @@ def answering(noted: Callable[[], signal.Signals | None]) -> Iterator[None]:
         ended = True
     except StoppedError as why:
         ended = True
-        if noted() is signal.SIGUSR1 and distributed.rank() == 0:
-            requeue()
+        _answer(noted())
         if why.step is not None:
             distributed.barrier()  # a rank that ends before rank 0 has it killed, by srun or by Lightning
         raise
     finally:
-        if not ended and noted() is signal.SIGUSR1 and distributed.rank() == 0:
-            requeue()  # another rank left first, and this one failed without it
+        if not ended:
+            _answer(noted())  # another rank left first, and this one failed without it
 
 
-def requeue() -> None:
-    """Tell SLURM to start this job again, which it answers with SIGTERM to all of it; outside a job do nothing."""
+def _answer(noted: signal.Signals | None) -> None:
     job = distributed.allocation()
-    if job is None:
+    if job is None or distributed.rank() > 0 or noted not in {signal.SIGUSR1, signal.SIGTERM}:
         return
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # it comes within milliseconds, and the exit status is to be 143
-    command = ["scontrol", "requeue", job.job]
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=SCONTROL_SECONDS, check=False)
-        failure = (done.stderr or done.stdout).strip() if done.returncode else ""
-    except (OSError, subprocess.TimeoutExpired) as error:
-        failure = str(error)
-    if failure:
-        console.warn(f"`{' '.join(command)}`: {failure}. Submit the same job again: it goes on from there.")
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # it answers a requeue at once, and the exit status is to be 143
+    if noted is signal.SIGTERM and not _is_preempted(job.job):
+        return
+    status, said = _scontrol("requeue", job.job)
+    if status:
+        console.warn(f"`scontrol requeue {job.job}`: {said}. Submit the same job again: it goes on from there.")
     else:
         console.say(f"job {job.job} is back in the queue, and goes on from there")
+
+
+def _is_preempted(job: str) -> bool:
+    """Tell preemption from `scancel`, after which the job counts as completing, and from a signal of somebody else."""
+    status, said = _scontrol("-o", "show", "job", job)
+    words = dict(word.partition("=")[::2] for word in said.split())
+    return not status and words.get("JobState") == "RUNNING" and words.get("PreemptTime", "None") != "None"
+
+
+def _scontrol(*words: str) -> tuple[int, str]:
+    try:
+        done = subprocess.run(
+            ["scontrol", *words], capture_output=True, text=True, timeout=SCONTROL_SECONDS, check=False
+        )
+    except (OSError, subprocess.TimeoutExpired) as error:
+        return 1, str(error)
+    return done.returncode, (done.stdout or done.stderr).strip()
 
 
 def check_progress(folder: Path, last_step: int) -> None:

@@ -24,8 +24,8 @@ _EARLY: list[int] = []
 class StopWish:
     """Listens to signals. Within `patiently` it notes one and nothing else (known_defects R1), else the run ends.
 
-    SIGUSR1 ends rank 0, which puts the job back into the queue; the other ranks wait for what comes of that. One that
-    left before would have rank 0 killed by srun (seen: once in 46 signals).
+    Within a SLURM job it ends rank 0, which may put the job back into the queue; the other ranks wait for what comes of
+    that. One that left before would have rank 0 ended by srun (seen: once in 46 signals).
 
     A second signal later on ends the process at once, but SIGUSR1 is followed by others as a matter of course: then the
     wish is theirs. A signal that the process was started to ignore (nohup) stays ignored.
@@ -78,12 +78,15 @@ class StopWish:
         now, one = time.monotonic(), signal.Signals(number)
         if self.noted is signal.SIGUSR1 or (self.noted is None and (self._patient or one is not signal.SIGINT)):
             self.noted, self._noted_at = one, now
-            if not self._patient and not self._leaving and (one is not signal.SIGUSR1 or distributed.rank() == 0):
+            if not self._patient and not self._leaving and self._may_leave(one):
                 self._leaving = True
                 raise StoppedError(one)
         elif now - self._noted_at > ONE_WISH_SECONDS and one is not signal.SIGUSR1:
             self.__exit__(None, None, None)
             signal.raise_signal(number)
+
+    def _may_leave(self, one: signal.Signals) -> bool:
+        return one is signal.SIGINT or distributed.rank() == 0 or distributed.allocation() is None
 
 
 def listen_early() -> None:

@@ -4,9 +4,9 @@
 
 Facts about Debian's SLURM 22.05, measured: a gpu resource needs a character device a unit (links to /dev/null do);
 slurmd loads a cgroup plugin whatever tracks processes, and finding one out fails in a container, so it is named;
-several slurmds run on one host by `-N`, each with a port of its own, but jobs of two SLURMs with one number would meet at
-one port, so each begins with another; limits of time are looked at every 30 s; a job that was requeued waits 120 s unless
-its start is moved, once it is PENDING, and a start within a second of the last one's end fails ("credential revoked").
+several slurmds run on one host by `-N`, each with a port of its own, but jobs of two SLURMs with one number would meet
+at one port, so each begins with another; limits of time are looked at every 30 s; a job that was requeued waits 120 s
+unless its start is moved, once it is PENDING, and a start within a second of the last end fails ("credential revoked").
 """
 
 import os

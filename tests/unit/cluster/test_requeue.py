@@ -19,9 +19,8 @@ def scontrol(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """The calls of a stand-in, a line each; it fails where a file `fails` lies beside."""
     told = tmp_path / "told"
     program = tmp_path / "scontrol"
-    program.write_text(
-        f'#!/bin/sh\necho "$@" >> {told}\n[ ! -e {tmp_path}/fails ] || {{ echo disabled >&2; exit 1; }}\n'
-    )
+    state, fails = tmp_path / "state", f"[ ! -e {tmp_path}/fails ] || {{ echo disabled >&2; exit 1; }}"
+    program.write_text(f'#!/bin/sh\necho "$@" >> {told}\n[ ! -e {state} ] || cat {state}\n{fails}\n')
     program.chmod(0o755)
     told.touch()
     monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
@@ -63,10 +62,26 @@ def test_a_task_of_an_array_is_named_as_slurm_wants(scontrol: Path, monkeypatch:
 
 
 @pytest.mark.parametrize(
+    ("state", "calls"),
+    [
+        ("JobId=12 JobState=RUNNING Reason=None PreemptTime=2026-01-01T00:00:00", ["-o show job 12", "requeue 12"]),
+        ("JobId=12 JobState=RUNNING Reason=None PreemptTime=None", ["-o show job 12"]),  # somebody's `kill`
+        ("JobId=12 JobState=COMPLETING Reason=None PreemptTime=None", ["-o show job 12"]),  # scancel
+        ("JobId=12 JobState=RUNNING", ["-o show job 12"]),
+    ],
+)
+def test_sigterm_puts_back_what_is_preempted_and_not_what_is_cancelled(
+    state: str, calls: list[str], scontrol: Path
+) -> None:
+    scontrol.with_name("state").write_text(f"{state}\n")
+    with pytest.raises(StoppedError):
+        end(TERM, StoppedError(USR1, 7))  # it came after a warning, or alone: the last word counts
+    assert scontrol.read_text().splitlines() == calls
+
+
+@pytest.mark.parametrize(
     ("noted", "error", "environment"),
     [
-        (TERM, StoppedError(TERM, 7), {}),  # SLURM preempts, and requeues by itself
-        (TERM, StoppedError(USR1, 7), {}),  # cancelled after it was warned
         (None, RuntimeError("a bug"), {}),
         (None, KeyboardInterrupt(), {}),
         (USR1, StoppedError(USR1, 7), {"SLURM_PROCID": "1"}),
@@ -98,7 +113,8 @@ def test_outside_a_job_there_is_no_queue(scontrol: Path, monkeypatch: pytest.Mon
 
 def test_a_refusal_is_said_with_what_to_do(scontrol: Path, capsys: pytest.CaptureFixture[str]) -> None:
     scontrol.with_name("fails").touch()
-    requeue.requeue()
+    with pytest.raises(StoppedError):
+        end(USR1, StoppedError(USR1))
     assert capsys.readouterr().err == (
         "warning: `scontrol requeue 12`: disabled. Submit the same job again: it goes on from there.\n"
     )
@@ -107,7 +123,8 @@ def test_a_refusal_is_said_with_what_to_do(scontrol: Path, capsys: pytest.Captur
 def test_a_machine_without_scontrol(scontrol: Path, monkeypatch: pytest.MonkeyPatch,
                                     capsys: pytest.CaptureFixture[str]) -> None:  # fmt: skip
     monkeypatch.setenv("PATH", "")
-    requeue.requeue()
+    with pytest.raises(StoppedError):
+        end(USR1, StoppedError(USR1))
     assert "No such file or directory: 'scontrol'. Submit the same job again" in capsys.readouterr().err
 
 

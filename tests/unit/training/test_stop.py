@@ -36,20 +36,18 @@ def test_outside_training_the_run_ends_at_once(number: signal.Signals) -> None:
     assert (why.value.exit_status, why.value.step, wish.noted) == (143, None, number)
 
 
-def test_other_ranks_wait_for_what_rank_0_does(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_other_ranks_of_a_job_wait_for_what_rank_0_does(monkeypatch: pytest.MonkeyPatch) -> None:
     """A rank that leaves first has rank 0 ended by srun, before it has asked for another life."""
     monkeypatch.setenv("RANK", "1")
-    noted = []
-
-    def hear(wish: StopWish) -> None:
-        with wish:
-            send(signal.SIGUSR1)
-            noted.append(wish.noted)
-            send(signal.SIGTERM)
-
-    with pytest.raises(StoppedError, match="^stopped by SIGTERM"):
-        hear(StopWish())
-    assert noted == [signal.SIGUSR1]
+    monkeypatch.setenv("SLURM_JOB_ID", "12")
+    with StopWish() as wish:
+        send(signal.SIGUSR1)
+        assert wish.noted is signal.SIGUSR1
+        send(signal.SIGTERM)
+        assert wish.noted is signal.SIGTERM
+    monkeypatch.delenv("SLURM_JOB_ID")
+    with pytest.raises(StoppedError, match="^stopped by SIGTERM"), StopWish():
+        send(signal.SIGTERM)
 
 
 def test_what_comes_while_the_run_is_left_does_not_disturb_that() -> None:
