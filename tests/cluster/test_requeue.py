@@ -153,7 +153,7 @@ def test_a_preempted_job_goes_on_where_there_is_room(
                         "--wrap=sleep 600")  # fmt: skip
     try:
         lab.wait(job, "PENDING")
-        lab.command("scontrol", "update", f"JobId={job}", "NumNodes=1")
+        lab.command("scontrol", "update", f"JobId={job}", "NumNodes=1", "NumTasks=1")
         [stopped] = [line for line in place.log("preempted", job).splitlines() if "stopped after step" in line]
         assert f"stopped after step {place.steps('preempted')} by SIGTERM; the same command goes on" in stopped
         end = lab.wait(job, "COMPLETED", "FAILED", seconds=240)
