@@ -160,5 +160,5 @@ def test_a_preempted_job_goes_on_where_there_is_room(
         assert (end["JobState"], end["Restarts"], end["NumNodes"]) == ("COMPLETED", "1", "1")
     finally:
         lab.command("scancel", first)
-    assert losses(place.run("preempted")) == pytest.approx(losses(expected), rel=1e-3)
+    assert losses(place.run("preempted")) == pytest.approx(losses(expected), abs=1e-3)
     assert json.loads((place.run("preempted") / "manifest.json").read_text())["finished"] is True
