@@ -28,6 +28,7 @@ from encdec_train.config import (
     shared_groups,
     spelled,
 )
+from encdec_train.config_cluster import SubmitConfig, check_submit
 from encdec_train.errors import fault
 
 NEEDED_TO_TRAIN = {
@@ -61,6 +62,8 @@ def check(config: AnyConfig) -> list[str]:
                 faults += check_section(value)
     if isinstance(config, TrainConfig):
         faults += _check_train(config)
+    if isinstance(config, SubmitConfig):
+        faults += check_submit(config)
     return faults
 
 

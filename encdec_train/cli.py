@@ -15,6 +15,7 @@ from typing import Any
 from encdec_train import console, distributed
 from encdec_train.config import TrainConfig
 from encdec_train.errors import ConfigError, EncDecError, StoppedError, fault
+from encdec_train.training import stop
 
 HELP = """\
 encdec <verb> [key=value ...]
@@ -29,18 +30,24 @@ encdec <verb> [key=value ...]
   encdec bundle [train's overrides] bundle.path=...
                                     collect what train would read; then bundle.path=... works without network
   encdec verify bundle.path=...     compare every file of a bundle with its SHA-256
+  encdec report runs=[...]          one table of runs, with intervals over their seeds; prints JSON
+  encdec submit [train's overrides] a SLURM job of it: cluster.nodes=2 cluster.gpus_per_node=4 cluster.time=60
   encdec info                       versions and devices
 
   A value with spaces or other characters is quoted for Hydra, and all of it for the shell:
     'task.train_file="my file.csv"'
 
   --cfg             print the composed config and stop
-  --multirun, -m    train: run every combination of comma-separated values (seed=1,2,3), one after the other
+  --multirun, -m    train: run every combination of comma-separated values (seed=1,2,3), one after the other;
+                    submit: as one array of jobs. The same command makes what is missing or has failed
   --config-dir DIR  search a folder of your own YAML too (DIR/task/mine.yaml is task=mine)
   --help, --version
 """
 FULL_OR_FORBIDDEN = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO}
-VERBS = ("train", "doctor", "evaluate", "score", "compare", "generate", "bundle", "verify", "info")
+CLUSTER = {"cluster", "submit"}  # keys that are no part of the job's own command
+VERBS = (
+    "train", "doctor", "evaluate", "score", "compare", "generate", "report", "submit", "bundle", "verify", "info",
+)  # fmt: skip
 
 
 class _Arguments:
@@ -63,12 +70,15 @@ class _Arguments:
                 raise ConfigError(fault("argument", "--cfg, --multirun, --config-dir DIR or key=value", one))
             else:
                 self.overrides.append(one)
+        self.flags = ["--config-dir", self.config_dir] if self.config_dir else []  # for the processes of single jobs
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit status: 0 done, 2 the user's, 130 Ctrl-C, 143 SIGTERM, 1 anything else."""
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # spinning threads starve each other on a busy machine (log.md)
     arguments = list(sys.argv[1:] if argv is None else argv)
+    if arguments[:1] == ["train"]:
+        stop.listen_early()
     if not arguments or arguments[0] == "help" or {"--help", "-h"} & set(arguments):
         console.out(HELP.rstrip())
         return 0
@@ -105,9 +115,11 @@ def _dispatch(verb: str, rest: Sequence[str]) -> int:
         remedy = f"Did you mean {near[0]}" if near else ""
         raise ConfigError(fault("verb", f"one of {', '.join(VERBS)}", verb, remedy=remedy))
     arguments = _Arguments(rest)
+    if verb == "submit":
+        return _submit(arguments)
     if arguments.multirun:
         if verb != "train":
-            raise ConfigError(fault("--multirun", "encdec train", verb))
+            raise ConfigError(fault("--multirun", "encdec train or submit", verb))
         return _multirun(arguments)
     if verb == "info":
         return _info(arguments)
@@ -153,6 +165,10 @@ def _run(verb: str, config: Any) -> None:  # noqa: ANN401 - by verb
         from encdec_train.comparison import compare
 
         console.out(json.dumps(compare(config), indent=1))
+    elif verb == "report":
+        from encdec_train.report.seeds import seeds
+
+        console.out(json.dumps(seeds(config.runs, config.split), indent=1))
     else:
         from encdec_train.evaluation import score
 
@@ -172,24 +188,21 @@ def _info(arguments: _Arguments) -> int:
 
 def _multirun(arguments: _Arguments) -> int:
     """Run every job in a process of its own; a finished one says so at once, so the same command is a restart."""
-    from encdec_train.compose import compose, sweep
+    from encdec_train.compose import sweep
     from encdec_train.config import to_yaml
 
+    if (step := distributed.allocation()) is not None and (step.step_tasks or 1) > 1:
+        reason, remedy = "each would make all runs", "Leave srun out, or type `encdec submit --multirun`"
+        raise ConfigError(fault("--multirun", "one process", f"{step.step_tasks} tasks of srun", reason, remedy))
     jobs = sweep(arguments.overrides)
-    configs = [compose("train", job, arguments.config_dir) for job in jobs]  # all faults before the first job starts
-    named = [config.run.name for config in configs if config.run.name is not None]
-    if len(set(named)) < len(named):
-        reason = "several jobs would share one folder"
-        raise ConfigError(fault("run.name", "a name for each job, or none", named[0], reason, "Leave it out"))
-    _check_distinct(configs)
+    configs = _configs("train", jobs, arguments)
     if arguments.show_config:
         console.out("---\n".join(to_yaml(config) for config in configs).rstrip())
         return 0
-    flags = ["--config-dir", arguments.config_dir] if arguments.config_dir else []
     failed = []
     for number, job in enumerate(jobs, start=1):
         console.say(f"\n[{number}/{len(jobs)}] encdec train {' '.join(job)}")
-        command = [sys.executable, "-m", "encdec_train", "train", *flags, *job]
+        command = [sys.executable, "-m", "encdec_train", "train", *arguments.flags, *job]
         status = _job(command)
         if status in {130, -signal.SIGINT}:
             raise KeyboardInterrupt
@@ -200,7 +213,53 @@ def _multirun(arguments: _Arguments) -> int:
     console.say(f"\n{len(jobs) - len(failed)} of {len(jobs)} jobs are finished")
     for line in failed:
         console.say(f"failed: encdec train {line}")
+    if not failed:
+        _say_seeds(configs)
     return 1 if failed else 0
+
+
+def _submit(arguments: _Arguments) -> int:
+    """Submit a run, or a sweep of them as one array; what is finished or in the queue is left out."""
+    from encdec_train.cluster.submit import Job, submit
+    from encdec_train.compose import sweep
+    from encdec_train.config import to_yaml
+    from encdec_train.run import find_folder
+
+    theirs = [one for one in arguments.overrides if one.lstrip("+~").partition("=")[0].split(".")[0] in CLUSTER]
+    ours = [one for one in arguments.overrides if one not in theirs]
+    jobs = sweep(ours) if arguments.multirun else [ours]
+    configs = _configs("submit", [[*job, *theirs] for job in jobs], arguments)
+    if arguments.show_config:
+        console.out("---\n".join(to_yaml(config) for config in configs).rstrip())
+        return 0
+    found = [Job(job, find_folder(config)[0]) for job, config in zip(jobs, configs, strict=True)]
+    submit(configs[0], found, arguments.flags, array=arguments.multirun)
+    if arguments.multirun and all(job.folder.is_finished() for job in found):
+        _say_seeds(configs)
+    return 0
+
+
+def _configs(verb: str, jobs: Sequence[Sequence[str]], arguments: _Arguments) -> list[Any]:
+    """Compose every job, so that all faults come before the first one starts."""
+    from encdec_train.compose import compose
+
+    configs = [compose(verb, job, arguments.config_dir) for job in jobs]
+    named = [config.run.name for config in configs if config.run.name is not None]
+    if len(set(named)) < len(named):
+        reason = "several jobs would share one folder"
+        raise ConfigError(fault("run.name", "a name for each job, or none", named[0], reason, "Leave it out"))
+    _check_distinct(configs)
+    return configs
+
+
+def _say_seeds(configs: Sequence[TrainConfig]) -> None:
+    """Say the scores of a finished sweep, where every run of it has some."""
+    from encdec_train.report.seeds import seeds
+    from encdec_train.run import find_folder
+
+    folders = [find_folder(config)[0] for config in configs]
+    if all(folder.is_finished() and "test" in json.loads(folder.metrics.read_text("utf-8")) for folder in folders):
+        seeds([str(folder.path) for folder in folders], "test")
 
 
 def _job(command: Sequence[str]) -> int:

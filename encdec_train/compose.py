@@ -22,11 +22,13 @@ from encdec_train.config import (
     CompareConfig,
     EvaluateConfig,
     GenerateConfig,
+    ReportConfig,
     ScoreConfig,
     TaskConfig,
     TrainConfig,
     VerifyConfig,
 )
+from encdec_train.config_cluster import SubmitConfig
 from encdec_train.errors import ConfigError, fault
 from encdec_train.metrics import METRICS, expand
 from encdec_train.tasks import TASKS
@@ -34,6 +36,8 @@ from encdec_train.tasks import faults as task_faults
 
 CONFIGS: dict[str, type] = {
     "train": TrainConfig,
+    "submit": SubmitConfig,
+    "report": ReportConfig,
     "evaluate": EvaluateConfig,
     "generate": GenerateConfig,
     "score": ScoreConfig,
@@ -243,7 +247,11 @@ def _check_overrides(verb: str, parsed: Sequence[Any], config_dir: str | None) -
     for one in parsed:
         key, text = one.key_or_group, one.input_line
         if one.is_sweep_override():
-            hint = ("several values make several runs", "Add --multirun") if verb == "train" else ("", "Write [a,list]")
+            hint = (
+                ("several values make several runs", "Add --multirun")
+                if verb in {"train", "submit"}
+                else ("", "Write [a,list]")
+            )
             faults.append(fault(key, "one value", text, *hint))
         elif key == "experiment" and one.is_add() and key in sections:
             faults.append(fault(key, f"experiment={one.value()}", text, "it has its place among the defaults"))
@@ -350,7 +358,7 @@ def _spelled(option: Any) -> str:  # noqa: ANN401 - a type hint
 
 def _check_names(config: AnyConfig) -> list[str]:
     """Check names that live in registries above `config`."""
-    if isinstance(config, VerifyConfig):
+    if isinstance(config, VerifyConfig | ReportConfig):
         return []
     task = config.task
     if task.name not in TASKS:

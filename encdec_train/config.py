@@ -8,123 +8,24 @@ from dataclasses import dataclass, fields, is_dataclass
 from enum import Enum
 from typing import Any
 
+from encdec_train.choices import Accelerator as Accelerator
+from encdec_train.choices import Baseline as Baseline
+from encdec_train.choices import CrossInit as CrossInit
+from encdec_train.choices import Group as Group
+from encdec_train.choices import Init as Init
+from encdec_train.choices import LastBatch as LastBatch
+from encdec_train.choices import OptimizerName as OptimizerName
+from encdec_train.choices import Order as Order
+from encdec_train.choices import Overlong as Overlong
+from encdec_train.choices import Parts as Parts
+from encdec_train.choices import Precision as Precision
+from encdec_train.choices import Schedule as Schedule
+from encdec_train.choices import Share as Share
+from encdec_train.choices import TrackerName as TrackerName
 from encdec_train.config_decoding import DecodingConfig as DecodingConfig
 from encdec_train.config_decoding import PenaltyForm as PenaltyForm
 from encdec_train.config_decoding import SweepConfig as SweepConfig
-from encdec_train.config_decoding import within as _within
-
-
-class Overlong(Enum):
-    """What happens to a pair that is longer than the task's limits."""
-
-    truncate = "truncate"
-    refuse = "refuse"
-
-
-class Baseline(Enum):
-    """A comparison that a run makes for itself: floors, and the ceiling that tokenizer and target limit leave."""
-
-    copy = "copy"  # the source
-    lead3 = "lead3"  # its first three sentences
-    ceiling = "ceiling"  # the first reference, through the decoder's tokenizer and the target limit
-    random = "random"  # the same model from random weights, trained
-
-
-class Share(Enum):
-    """Which parameters encoder and decoder have in common (cross-attention is always the decoder's own)."""
-
-    none = "none"
-    embeddings = "embeddings"
-    all = "all"
-
-
-class Group(Enum):
-    """A kind of parameters that both halves have."""
-
-    embeddings = "embeddings"  # of words, positions and token types, with their norm
-    word_embeddings = "word_embeddings"  # the matrix alone, which halves of different architecture can share
-    self_attention = "self_attention"
-    feed_forward = "feed_forward"
-    layer_norm = "layer_norm"
-
-
-class Parts(Enum):
-    """What a warm-started half takes from its checkpoint; the rest starts from random weights."""
-
-    all = "all"
-    embeddings = "embeddings"
-    all_but_embeddings = "all_but_embeddings"
-
-
-class CrossInit(Enum):
-    """What the decoder's cross-attention starts from where its checkpoint has none."""
-
-    fresh = "fresh"  # random weights: what the paper's variants mean
-    self_attention = "self_attention"  # a copy of the same layer's own
-
-
-class Init(Enum):
-    """Which halves start from their checkpoint; the others start from random weights of the same shape."""
-
-    both = "both"
-    encoder = "encoder"
-    decoder = "decoder"
-    none = "none"
-
-
-class Order(Enum):
-    """How examples are drawn into global batches."""
-
-    random = "random"
-    length_pooled = "length_pooled"
-
-
-class LastBatch(Enum):
-    """What happens to the examples left over at the end of an epoch."""
-
-    ragged = "ragged"
-    drop = "drop"
-
-
-class OptimizerName(Enum):
-    """The optimizers on offer."""
-
-    adamw = "adamw"
-    adam = "adam"
-
-
-class Schedule(Enum):
-    """The shape of the learning rate after warm-up; `linear` and `cosine` reach zero just after the last step."""
-
-    constant = "constant"
-    linear = "linear"
-    cosine = "cosine"
-    inverse_sqrt = "inverse_sqrt"
-
-
-class Accelerator(Enum):
-    """Where tensors live; `auto` takes a GPU where there is one."""
-
-    auto = "auto"
-    cpu = "cpu"
-    gpu = "gpu"
-
-
-class Precision(Enum):
-    """What is computed in; weights and optimizer state are float32 in both."""
-
-    fp32 = "fp32"
-    bf16 = "bf16"
-
-
-class TrackerName(Enum):
-    """Where curves and scores are shown besides `metrics.jsonl`; `auto` is wandb when it is configured, else none."""
-
-    auto = "auto"
-    wandb = "wandb"
-    tensorboard = "tensorboard"
-    csv = "csv"
-    none = "none"
+from encdec_train.config_decoding import within as within
 
 
 def shared_groups(share: list[Group] | Share) -> set[Group]:
@@ -172,17 +73,17 @@ class TaskConfig:
     target_column: str
     reverse: bool  # swap source and target after reading
     metrics: list[str]
-    max_source_tokens: int | None = _within(2)  # special tokens included; null (not to train): the export's
-    max_target_tokens: int | None = _within(2)  # the end token included
+    max_source_tokens: int | None = within(2)  # special tokens included; null (not to train): the export's
+    max_target_tokens: int | None = within(2)  # the end token included
     overlong: Overlong
     revision: str | None  # pins a data set of the Hub
-    num_train_examples: int | None = _within(1)  # the first so many; null: all
-    num_validation_examples: int | None = _within(1)
-    num_test_examples: int | None = _within(1)
-    train_fraction: float = _within(1e-6, 1)  # of the training rows, drawn at random
-    fraction_seed: int = _within(0, 2**32 - 1)  # of that draw; not the run's, so that all seeds see the same rows
+    num_train_examples: int | None = within(1)  # the first so many; null: all
+    num_validation_examples: int | None = within(1)
+    num_test_examples: int | None = within(1)
+    train_fraction: float = within(1e-6, 1)  # of the training rows, drawn at random
+    fraction_seed: int = within(0, 2**32 - 1)  # of that draw; not the run's, so that all seeds see the same rows
     subset: str | None  # of DiscoFuse: wikipedia, sport, or balanced, which is in files only
-    wmt_year: int | None = _within(2014, 2019)
+    wmt_year: int | None = within(2014, 2019)
     language_pair: str | None  # of WMT: source and target, such as en-de
 
     @property
@@ -211,8 +112,8 @@ class ModelConfig:
     init_cross_attention: CrossInit
     encoder_layers: list[int | str] | None  # of the checkpoint, counted from 1, such as [9,10,13-18]; null: all
     decoder_layers: list[int | str] | None
-    dropout: float | None = _within(0, below=1)  # null: what the checkpoint says
-    attention_dropout: float | None = _within(0, below=1)
+    dropout: float | None = within(0, below=1)  # null: what the checkpoint says
+    attention_dropout: float | None = within(0, below=1)
 
     @property
     def sources(self) -> tuple[tuple[str, str | None], tuple[str, str | None]]:
@@ -233,12 +134,12 @@ class ModelConfig:
 class DataConfig:
     """What an optimizer step sees, and in which pieces a device computes it."""
 
-    batch_examples: int | None = _within(1)  # of the global batch
-    batch_target_tokens: int | None = _within(1)  # of the global batch, without padding
+    batch_examples: int | None = within(1)  # of the global batch
+    batch_target_tokens: int | None = within(1)  # of the global batch, without padding
     max_micro_tokens: int | str  # source + target of a micro-batch with padding, or `auto`
     order: Order
     last_batch: LastBatch
-    num_workers: int = _within(0)  # processes that collate
+    num_workers: int = within(0)  # processes that collate
 
 
 @dataclass(kw_only=True)
@@ -246,41 +147,41 @@ class OptimConfig:
     """How weights are updated."""
 
     name: OptimizerName
-    lr: float = _within(0)  # at the end of warm-up
+    lr: float = within(0)  # at the end of warm-up
     schedule: Schedule
-    warmup_steps: int | None = _within(0)  # null: a tenth of the run's steps
-    weight_decay: float = _within(0)  # not on biases and layer norms
-    beta1: float = _within(0, below=1)
-    beta2: float = _within(0, below=1)
-    eps: float = _within(0)
-    label_smoothing: float = _within(0, below=1)
-    max_grad_norm: float | None = _within(0)  # of the global gradient; null: no clipping
+    warmup_steps: int | None = within(0)  # null: a tenth of the run's steps
+    weight_decay: float = within(0)  # not on biases and layer norms
+    beta1: float = within(0, below=1)
+    beta2: float = within(0, below=1)
+    eps: float = within(0)
+    label_smoothing: float = within(0, below=1)
+    max_grad_norm: float | None = within(0)  # of the global gradient; null: no clipping
     freeze: list[str]  # parameters that stay as they are, by name with `*`, as in `encoder.*`
-    freeze_warm_steps: int = _within(0)  # so long only what the checkpoints lack learns
-    fresh_lr_factor: float = _within(0)  # of the learning rate, for what the checkpoints lack
-    layer_decay: float = _within(0, 1)  # of the learning rate, a layer further from the output
-    average_last: int = _within(1)  # points whose mean weights are taken in the end; 1: the best validation's
-    average_every_steps: int | None = _within(1)  # between those points, the last one being the last step
+    freeze_warm_steps: int = within(0)  # so long only what the checkpoints lack learns
+    fresh_lr_factor: float = within(0)  # of the learning rate, for what the checkpoints lack
+    layer_decay: float = within(0, 1)  # of the learning rate, a layer further from the output
+    average_last: int = within(1)  # points whose mean weights are taken in the end; 1: the best validation's
+    average_every_steps: int | None = within(1)  # between those points, the last one being the last step
 
 
 @dataclass(kw_only=True)
 class TrainerConfig:
     """How long, where, and how often things are looked at. One step is one update of the weights."""
 
-    max_steps: int | None = _within(1)
-    max_epochs: int | None = _within(1)
-    devices: int = _within(1)  # a node
-    num_nodes: int = _within(1)
+    max_steps: int | None = within(1)
+    max_epochs: int | None = within(1)
+    devices: int = within(1)  # a node
+    num_nodes: int = within(1)
     accelerator: Accelerator
     precision: Precision
     gradient_checkpointing: bool  # compute activations again instead of keeping them: less memory
-    validate_every_steps: int | None = _within(1)
-    checkpoint_every_steps: int | None = _within(1)  # besides each validation and the last step
-    log_every_steps: int = _within(1)
-    keep_last: int = _within(1)  # checkpoints; the best one is kept besides
+    validate_every_steps: int | None = within(1)
+    checkpoint_every_steps: int | None = within(1)  # besides each validation and the last step
+    log_every_steps: int = within(1)
+    keep_last: int = within(1)  # checkpoints; the best one is kept besides
     best_metric: str  # `loss` or a metric of the task
-    patience_validations: int | None = _within(1)  # validations without a better best_metric before the run stops
-    decoded_examples: int = _within(0)  # of the validation split, at each validation; 0: its loss only
+    patience_validations: int | None = within(1)  # validations without a better best_metric before the run stops
+    decoded_examples: int = within(0)  # of the validation split, at each validation; 0: its loss only
 
 
 @dataclass(kw_only=True)
@@ -305,7 +206,7 @@ class BundleConfig:
 class TrainConfig:
     """Everything `encdec train` reads."""
 
-    seed: int = _within(0, 2**32 - 1)
+    seed: int = within(0, 2**32 - 1)
     run: RunConfig
     task: TaskConfig
     model: ModelConfig
@@ -318,12 +219,20 @@ class TrainConfig:
 
 
 @dataclass(kw_only=True)
+class ReportConfig:
+    """Everything `encdec report` reads."""
+
+    runs: list[str]
+    split: str
+
+
+@dataclass(kw_only=True)
 class EvaluateConfig:
     """Everything `encdec evaluate` reads."""
 
     checkpoint: str  # a run folder, an export folder or a Hub id
     split: str
-    seed: int = _within(0, 2**32 - 1)  # of the bootstrap, and of what is drawn
+    seed: int = within(0, 2**32 - 1)  # of the bootstrap, and of what is drawn
     run: RunConfig
     task: TaskConfig
     data: DataConfig
@@ -338,7 +247,7 @@ class GenerateConfig:
     """Everything `encdec generate` reads."""
 
     checkpoint: str
-    seed: int = _within(0, 2**32 - 1)  # of what is drawn, where decoding.temperature is a number
+    seed: int = within(0, 2**32 - 1)  # of what is drawn, where decoding.temperature is a number
     input: str  # a file, or `-` for standard input: records where its first line that is not blank is a JSON object
     output: str
     task: TaskConfig
@@ -354,7 +263,7 @@ class ScoreConfig:
 
     predictions: str
     split: str  # of the task's rows, where it has any: predictions are joined to them
-    seed: int = _within(0, 2**32 - 1)  # of the bootstrap
+    seed: int = within(0, 2**32 - 1)  # of the bootstrap
     run: RunConfig
     task: TaskConfig
     bundle: BundleConfig
@@ -367,8 +276,8 @@ class CompareConfig:
     a: str | list[str]  # a folder of `train` or `evaluate`, a prediction file, or several: seeds of one config
     b: str | list[str]
     split: str
-    num_examples: int = _within(0)  # shown of those that changed most, in each direction
-    seed: int = _within(0, 2**32 - 1)
+    num_examples: int = within(0)  # shown of those that changed most, in each direction
+    seed: int = within(0, 2**32 - 1)
     task: TaskConfig
     bundle: BundleConfig
 
@@ -400,7 +309,7 @@ def to_yaml(config: object) -> str:
     return str(yaml.safe_dump(to_dict(config), sort_keys=False, allow_unicode=True))
 
 
-AnyConfig = TrainConfig | EvaluateConfig | GenerateConfig | ScoreConfig | CompareConfig | VerifyConfig
+AnyConfig = TrainConfig | EvaluateConfig | GenerateConfig | ScoreConfig | CompareConfig | ReportConfig | VerifyConfig
 
 
 def leaves(section: object, prefix: str = "") -> Iterator[tuple[str, Any, Mapping[str, Any]]]:

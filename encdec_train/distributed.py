@@ -4,9 +4,11 @@ The only reader of `torch.distributed` and of `SLURM_*`. Without a process group
 """
 
 import os
+import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
 
 from encdec_train.errors import ConfigError, fault
@@ -15,6 +17,65 @@ if TYPE_CHECKING:
     import torch
 
 T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Allocation:
+    """What SLURM has given to the job that this process belongs to; see `allocation`."""
+
+    job: str  # as `scontrol` takes it: `12`, or `12_3` for the task 3 of an array
+    num_tasks: int  # that the job asked for
+    num_restarts: int  # how often SLURM has started this job anew
+    step_tasks: int | None  # of this srun step; None outside one
+    nodes: str  # of the step, in SLURM's notation: `node[1-2]`
+    num_nodes: int  # of the step
+    place: tuple[int, int, int]  # of this task: its rank, its node's number, its number on that node
+    port: int  # for this step to meet at; steps and jobs that run at the same time have different ones
+
+    @property
+    def first_node(self) -> str:
+        """The name of the step's first node, where rank 0 is."""
+        name = re.sub(r"\[([^],-]+)[^]]*\]", r"\1", self.nodes)
+        return name.partition(",")[0]
+
+
+def allocation() -> Allocation | None:
+    """Read what SLURM says in the environment; None outside a job."""
+    found = os.environ
+    if "SLURM_JOB_ID" not in found:
+        return None
+
+    def number(name: str, default: int = 0) -> int:
+        return int(found.get(name, default))
+
+    job, step, in_array = number("SLURM_JOB_ID"), number("SLURM_STEP_ID"), "SLURM_ARRAY_TASK_ID" in found
+    return Allocation(
+        job=f"{found['SLURM_ARRAY_JOB_ID']}_{found['SLURM_ARRAY_TASK_ID']}" if in_array else str(job),
+        num_tasks=number("SLURM_NTASKS", 1),
+        num_restarts=number("SLURM_RESTART_COUNT"),
+        step_tasks=number("SLURM_STEP_NUM_TASKS") if "SLURM_STEP_NUM_TASKS" in found else None,
+        nodes=found.get("SLURM_STEP_NODELIST") or found.get("SLURM_JOB_NODELIST", ""),
+        num_nodes=number("SLURM_STEP_NUM_NODES", 1),
+        place=(number("SLURM_PROCID"), number("SLURM_NODEID"), number("SLURM_LOCALID")),
+        port=20000 + (job * 7 + step) % 12000,  # below the ports that Linux gives to outgoing connections
+    )
+
+
+def launched_tasks() -> int | None:
+    """Return how many processes torchrun or srun (see `join`) has started to work together; None where neither has."""
+    return int(os.environ["WORLD_SIZE"]) if "RANK" in os.environ else None
+
+
+def is_child() -> bool:
+    """Tell whether Lightning started this process as a further rank of this machine."""
+    return "LOCAL_RANK" in os.environ and "RANK" not in os.environ
+
+
+def join(step: Allocation, address: str) -> None:
+    """Say in torchrun's words who this task is, for torch and Lightning; what the user has set of it stays."""
+    place = dict(zip(("RANK", "GROUP_RANK", "LOCAL_RANK"), map(str, step.place), strict=True))
+    meeting = {"MASTER_ADDR": address, "MASTER_PORT": str(step.port)}
+    os.environ |= {**meeting, **os.environ, **place, "WORLD_SIZE": str(step.step_tasks)}
 
 
 def rank() -> int:

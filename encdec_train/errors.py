@@ -68,12 +68,16 @@ class ClusterError(EncDecError):
 
 
 class StoppedError(EncDecError):
-    """A run that was asked to stop. Every rank has left the same step, which is saved.
+    """A run that was asked to stop. Within training every rank has left the same step, which is saved.
 
     Attributes:
-        exit_status: 128 + the signal's number: 143 for SIGTERM (preempted), 130 for Ctrl-C.
+        exit_status: 128 + the signal's number, 130 for Ctrl-C; 143, as for SIGTERM, also for SIGUSR1.
+        step: None outside training, where nothing is saved that was not before.
     """
 
-    def __init__(self, why: Signals, step: int) -> None:
-        self.exit_status = 128 + why
-        super().__init__(f"stopped after step {step} by {why.name}; the same command goes on from there.")
+    def __init__(self, why: Signals, step: int | None = None) -> None:
+        self.exit_status = 128 + (Signals.SIGTERM if why is Signals.SIGUSR1 else why)
+        self.step = step
+        place = "" if step is None else f" after step {step}"
+        there = "the last checkpoint" if step is None else "there"
+        super().__init__(f"stopped{place} by {why.name}; the same command goes on from {there}.")

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from encdec_train import console, distributed
 from encdec_train.atomic import write_json
+from encdec_train.cluster import launch
 from encdec_train.config import Baseline, EvaluateConfig, ScoreConfig, TaskConfig, TrainConfig, to_dict
 from encdec_train.errors import ConfigError, DataError, fault
 from encdec_train.fingerprint import json_sha256
@@ -114,6 +115,7 @@ def evaluate(config: EvaluateConfig) -> Path:
     Raises:
         EncDecError: One clear message.
     """
+    launch.join_step()
     if distributed.rank() > 0:
         console.silence()
     sources = find_splits(config)

@@ -20,6 +20,7 @@ from encdec_train.fingerprint import json_sha256
 
 EXECUTION = {"num_workers", "max_micro_tokens"}  # of the data section: how a step is computed, not what it is
 STEP_KEYS = ("max_steps", "max_epochs", "precision")  # of the trainer section; the others are execution
+JOB_FOLDER = "slurm"  # in a run's folder: the job's script and logs, which are there before the run
 FILE_KEYS = ("train_file", "validation_file", "test_file")  # stand in the identity by content
 
 
@@ -65,6 +66,11 @@ class RunFolder:
         """Tell whether the run has nothing left to do."""
         return bool(self.manifest().get("finished")) and self.metrics.is_file()
 
+    def last_step(self) -> int:
+        """Return the step of the newest checkpoint, 0 before there is one."""
+        found = (path.name.rpartition("_")[2] for path in self.path.glob("checkpoints/step_*"))
+        return max((int(name) for name in found if name.isdigit()), default=0)
+
     def finished_message(self, config: TrainConfig) -> str:
         """Say that there is nothing to do, and what the scores were made with where it is asked otherwise now."""
         import yaml
@@ -87,7 +93,7 @@ class RunFolder:
         """
         theirs = self.manifest().get("identity")
         if theirs is None:
-            strangers = sorted(path.name for path in self.path.glob("[!.]*"))
+            strangers = sorted(path.name for path in self.path.glob("[!.]*") if path.name != JOB_FOLDER)
             if strangers:
                 expected = "a new name, or the folder of an earlier run"
                 reason = f"{self.path} holds {', '.join(strangers[:4])}, and no training run made it"

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from encdec_train import console, distributed
 from encdec_train.atomic import write_json
+from encdec_train.cluster import launch, requeue
 from encdec_train.config import Baseline, Init, Schedule, TrackerName, TrainConfig, to_dict, to_yaml
 from encdec_train.data.sources import SplitSource
 from encdec_train.errors import ConfigError, StoppedError, fault
@@ -26,6 +27,7 @@ from encdec_train.session import (
     search_of,
     warm_start,
 )
+from encdec_train.training.stop import StopWish
 
 if TYPE_CHECKING:
     from transformers import EncoderDecoderModel
@@ -49,6 +51,7 @@ class Run:
     session: Session  # what it has loaded
     planned: "tuple[Plan, int]"  # the global batches, and the number of steps
     tracker: "Tracker"  # who is told besides
+    wish: StopWish  # what it was asked by a signal
 
 
 def train(config: TrainConfig, preflight: Preflight | None = None) -> Path:
@@ -64,30 +67,48 @@ def train(config: TrainConfig, preflight: Preflight | None = None) -> Path:
     Raises:
         EncDecError: One clear message; what was there before is still there.
     """
-    if distributed.rank() > 0:
-        console.silence()
+    wish = StopWish()
+    with wish, requeue.answering(lambda: wish.noted):
+        launch.join(config.trainer)
+        if distributed.rank() > 0:
+            console.silence()
+        return make_once(config, wish, preflight)
+
+
+def make_once(config: TrainConfig, wish: StopWish, preflight: Preflight | None = None) -> Path:
+    """Make the run, where it is not made yet; one process, or the ranks of one run, can at a time."""
+    folder, sources = find_folder(config)
+    folder.check_identity()
+    if folder.is_finished():
+        console.say(folder.finished_message(config))
+    elif distributed.rank() > 0:
+        make(config, folder, sources, wish, preflight)
+    else:
+        with folder.lock():
+            folder.check_identity()  # again: another process may have made it while this one came here
+            if not folder.is_finished():
+                requeue.check_progress(folder.path, folder.last_step())
+                make(config, folder, sources, wish, preflight)
+    return folder.path
+
+
+def find_folder(config: TrainConfig) -> tuple[RunFolder, Mapping[str, SplitSource]]:
+    """Find a run's data and name its folder; nothing is loaded or created."""
     sources = find_splits(config)
     if "train" not in sources:
         raise ConfigError(
             fault("task.train_file", "a file of pairs", None, f"task={config.task.name} has nothing to train on")
         )
     data = {name: split.fingerprint for name, split in sources.items()}
-    folder = open_folder(config, identify(config, data, run_fingerprints(config)))
-    folder.check_identity()
-    if folder.is_finished():
-        console.say(folder.finished_message(config))
-    elif distributed.rank() > 0:
-        make(config, folder, sources, preflight)
-    else:
-        with folder.lock():
-            folder.check_identity()  # again: another process may have made it while this one came here
-            if not folder.is_finished():
-                make(config, folder, sources, preflight)
-    return folder.path
+    return open_folder(config, identify(config, data, run_fingerprints(config))), sources
 
 
 def make(
-    config: TrainConfig, folder: RunFolder, sources: Mapping[str, SplitSource], preflight: Preflight | None = None
+    config: TrainConfig,
+    folder: RunFolder,
+    sources: Mapping[str, SplitSource],
+    wish: StopWish,
+    preflight: Preflight | None = None,
 ) -> None:
     """Do everything that takes time. Training continues where an earlier start stopped; what follows is done again."""
     from encdec_train.report.audit import write_audit
@@ -108,7 +129,7 @@ def make(
         write_audit(folder.path, session.splits, session.codec)
     kind = config.tracking.kind if main else TrackerName.none
     tracker = start_tracker(kind, config.tracking, folder.path, folder.run_id, to_dict(config))
-    run, scores, outcome, together = Run(config, folder, session, plan, tracker), Scores(), Outcome.failed, False
+    run, scores, outcome = Run(config, folder, session, plan, tracker, wish), Scores(), Outcome.failed
     try:
         step = fit(run, started, folder.path)
         scores = score_tests(config, session, started.model, folder.path / "predictions")
@@ -118,13 +139,11 @@ def make(
             tracker.log_export(folder.export, scores)
         baselines = score_baselines(run)
         outcome = Outcome.finished
-    except (StoppedError, KeyboardInterrupt) as why:
-        outcome, together = Outcome.stopped, isinstance(why, StoppedError)
+    except (StoppedError, KeyboardInterrupt):
+        outcome = Outcome.stopped
         raise
     finally:
         tracker.finish(flat(scores), outcome)
-        if together:
-            distributed.barrier()  # Lightning kills rank 0 when another rank ends before it
     if main:
         finish(run, scores, baselines)
 
@@ -220,6 +239,7 @@ def fit(run: Run, started: "WarmStart", root: Path, *, quiet: bool = False) -> i
     if todo or trainer.devices * trainer.num_nodes > 1:  # several ranks find one another there, also to decode
         fresh = fresh_names(started)
         module = Seq2SeqModule(started.model, config.optim, total, config.seed, trainer.precision, fresh)
+        module.stop_wish = run.wish
         budget = micro_tokens(data.max_micro_tokens, device_type(trainer.accelerator))
         loader = Seq2SeqDataModule(split, session.codec, plan, budget, (done, done + todo), data.num_workers)
         fit_lightning(module, loader, every_step, trainer)

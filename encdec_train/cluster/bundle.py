@@ -26,6 +26,7 @@ from encdec_train.config import (
     BundleConfig,
     EvaluateConfig,
     ModelConfig,
+    ReportConfig,
     ScoreConfig,
     TaskConfig,
     TrainConfig,
@@ -90,7 +91,7 @@ def opened(config: AnyConfig) -> Bundle | None:
     Raises:
         ConfigError: It is missing or damaged, or was made for other rows or checkpoints.
     """
-    if config.bundle.path is None:
+    if isinstance(config, ReportConfig) or config.bundle.path is None:
         return None
     found = verify(Path(config.bundle.path))
     _check_asked(config, found)

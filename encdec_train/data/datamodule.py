@@ -48,7 +48,7 @@ class StepDataset(Dataset[StepBatch]):
 
 def ignore_signals(_worker: int) -> None:
     """Leave signals to the main process: a group's signal reaches workers too, whose batches are still wanted."""
-    for one in (signal.SIGTERM, signal.SIGINT):
+    for one in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1):
         signal.signal(one, signal.SIG_IGN)
 
 

@@ -79,7 +79,7 @@ class EveryStep(pl.Callback):
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Put the optimizer back where it was, and the model in train mode (known_defects D7)."""
         module, resumed, self._resumed = cast(Seq2SeqModule, pl_module), self._resumed, None
-        _check_ranks_agree(resumed)
+        _check_ranks_agree(str(self._folder), resumed)
         module.model.train()
         self._telemetry = Telemetry(module.model, self._config.precision, distributed.world_size())
         self._bar.__enter__()
@@ -202,10 +202,14 @@ class EveryStep(pl.Callback):
         distributed.barrier()
 
 
-def _check_ranks_agree(resumed: Checkpoint | None) -> None:
-    """Refuse to train when ranks read different checkpoints, as from a disk that is not shared."""
+def _check_ranks_agree(folder: str, resumed: Checkpoint | None) -> None:
+    """Refuse to train when ranks are of different runs, or read different checkpoints, as from a disk not shared."""
     mine = (resumed.step, resumed.state) if resumed else None
-    found = distributed.gather_ordered([(distributed.rank(), mine)])
+    pairs = distributed.gather_ordered([(distributed.rank(), (folder, mine))])
+    if strangers := sorted({other for other, _ in pairs} - {pairs[0][0]}):
+        reason, remedy = f"others write to {strangers[0]}", "Set MASTER_PORT to a port that no other run uses"
+        raise ClusterError(fault("launcher", f"ranks that write to {pairs[0][0]}", None, reason, remedy))
+    found = [one for _, one in pairs]
     differing = [f"rank {rank} after step {one[0] if one else 0}" for rank, one in enumerate(found) if one != found[0]]
     if differing:
         reason = f"{', '.join(differing)}, rank 0 after step {found[0][0] if found[0] else 0}"

@@ -1,56 +1,117 @@
-"""The wish to stop: what a signal asks of a run, which every rank hears of in the step's own all-reduce."""
+"""The wish to stop: what a signal asks of a run, which every rank hears of in the step's own all-reduce.
 
+SIGTERM and Ctrl-C come from people and from schedulers that preempt; SIGUSR1 is what a scheduler is told to send some
+time before it ends a job (`--signal=USR1@300`).
+"""
+
+import multiprocessing
 import signal
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import FrameType, TracebackType
 from typing import Any, Self
 
-SIGNALS = (signal.SIGTERM, signal.SIGINT)
+from encdec_train import distributed
+from encdec_train.errors import StoppedError
+
+SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
 ONE_WISH_SECONDS = 2.0  # launchers pass a signal on that the whole group already has: within so long it is the same one
+_EARLY: list[int] = []
 
 
 class StopWish:
-    """Notes signals while training runs; a handler sets a flag and nothing else (known_defects R1).
+    """Listens to signals. Within `patiently` it notes one and nothing else (known_defects R1), else the run ends.
 
-    A second signal later on ends the process at once. A signal that the process was started to ignore (nohup) stays
-    ignored.
+    Within a SLURM job it ends rank 0, which may put the job back into the queue; the other ranks wait for what comes of
+    that. One that left before would have rank 0 ended by srun (seen: once in 46 signals).
+
+    A second signal later on ends the process at once, but SIGUSR1 is followed by others as a matter of course: then the
+    wish is theirs. A signal that the process was started to ignore (nohup) stays ignored.
     """
 
     def __init__(self) -> None:
         self.noted: signal.Signals | None = None
         self._noted_at = 0.0
+        self._patient, self._leaving = 0, False
         self._before: dict[signal.Signals, Any] = {}
 
     def __enter__(self) -> Self:
-        """Listen; only the main thread can."""
+        """Listen; only the main thread can. Ctrl-C stays Python's own but within `patiently`."""
         if threading.current_thread() is threading.main_thread():
             found = {one: signal.getsignal(one) for one in SIGNALS}
             self._before = {one: handler for one, handler in found.items() if handler != signal.SIG_IGN}
             for one in self._before:
-                signal.signal(one, self._note)
+                signal.signal(one, self._hear)
+            if _EARLY:
+                self.noted = signal.Signals(_EARLY.pop())
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Put back what was there before."""
+        """Put back what was there before; a SIGTERM that is ignored by now (`cluster.requeue`) stays ignored."""
         for one, handler in self._before.items():
-            signal.signal(one, signal.SIG_DFL if handler is None else handler)
+            if one is not signal.SIGTERM or signal.getsignal(one) != signal.SIG_IGN:
+                signal.signal(one, signal.SIG_DFL if handler is None else handler)
+        self._before = {}
+
+    @contextmanager
+    def patiently(self) -> Iterator[Self]:
+        """Leave it to the caller to look at what was noted; listens where nothing does so yet."""
+        self._patient += 1
+        try:
+            if self._before:
+                yield self
+            else:
+                with self:
+                    yield self
+        finally:
+            self._patient -= 1
 
     def counts(self) -> list[float]:
         """Return 1 for the signal that this rank noted, of `SIGNALS`; to be added over ranks."""
         return [float(self.noted is one) for one in SIGNALS]
 
-    def _note(self, number: int, frame: FrameType | None) -> None:
-        now = time.monotonic()
-        if self.noted is None:
-            self.noted, self._noted_at = signal.Signals(number), now
-        elif now - self._noted_at > ONE_WISH_SECONDS:
+    def _hear(self, number: int, frame: FrameType | None) -> None:
+        now, one = time.monotonic(), signal.Signals(number)
+        if self.noted is signal.SIGUSR1 or (self.noted is None and (self._patient or one is not signal.SIGINT)):
+            self.noted, self._noted_at = one, now
+            if not self._patient and not self._leaving and self._may_leave(one):
+                self._leaving = True
+                raise StoppedError(one)
+        elif now - self._noted_at > ONE_WISH_SECONDS and one is not signal.SIGUSR1:
             self.__exit__(None, None, None)
             signal.raise_signal(number)
 
+    def _may_leave(self, one: signal.Signals) -> bool:
+        return one is signal.SIGINT or distributed.rank() == 0 or distributed.allocation() is None
+
+
+def listen_early() -> None:
+    """Note SIGUSR1 from the first moment of a process on, for the `StopWish` to come; its default is to kill."""
+    if threading.current_thread() is threading.main_thread() and signal.getsignal(signal.SIGUSR1) == signal.SIG_DFL:
+        signal.signal(signal.SIGUSR1, lambda number, _: _EARLY.append(number))
+
+
+def shield_workers() -> None:
+    """Where workers are forked by a server (Python 3.14's default), start it so that it and they ignore `SIGNALS`.
+
+    A scheduler signals every process of a job; measured with 3.11: such a server dies of it, and its workers with it.
+    """
+    if multiprocessing.get_start_method() != "forkserver" or threading.current_thread() is not threading.main_thread():
+        return
+    from multiprocessing import forkserver
+
+    before = {one: signal.signal(one, signal.SIG_IGN) for one in SIGNALS}
+    try:
+        forkserver.ensure_running()
+    finally:
+        for one, handler in before.items():
+            signal.signal(one, handler)
+
 
 def agreed(counts: list[float]) -> signal.Signals | None:
-    """Return what all ranks stop for, from the sum of their counts; SIGTERM goes before Ctrl-C."""
+    """Return what all ranks stop for, from the sum of their counts: the first of `SIGNALS` that any of them noted."""
     return next((one for one, count in zip(SIGNALS, counts, strict=True) if count), None)

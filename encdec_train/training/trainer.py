@@ -5,7 +5,8 @@ import warnings
 
 import pytorch_lightning as pl
 import torch
-from lightning_fabric.plugins.environments.slurm import SLURMEnvironment
+from lightning_fabric.plugins.environments.lightning import LightningEnvironment
+from lightning_fabric.plugins.environments.torchelastic import TorchElasticEnvironment
 from pytorch_lightning.strategies import DDPStrategy, Strategy
 
 from encdec_train import distributed
@@ -15,7 +16,7 @@ from encdec_train.errors import StoppedError
 from encdec_train.training.callbacks import EveryStep
 from encdec_train.training.memory import keep_freed_memory
 from encdec_train.training.module import Seq2SeqModule
-from encdec_train.training.stop import agreed
+from encdec_train.training.stop import agreed, shield_workers
 
 
 def fit(module: Seq2SeqModule, data: Seq2SeqDataModule, every_step: EveryStep, trainer: TrainerConfig) -> None:
@@ -42,7 +43,8 @@ def fit(module: Seq2SeqModule, data: Seq2SeqDataModule, every_step: EveryStep, t
         enable_progress_bar=False,
         enable_model_summary=False,
         use_distributed_sampler=False,
-        plugins=[SLURMEnvironment(auto_requeue=False)] if SLURMEnvironment.detect() else None,
+        # named, not detected: `SLURMEnvironment` overlooks jobs with some names, and its handlers of signals deadlock
+        plugins=[TorchElasticEnvironment() if distributed.launched_tasks() else LightningEnvironment()],
     )
     # Lightning's own SIGTERM handler calls a collective, ends with status 0, and makes every step wait for a broadcast;
     # ours notes the signal, and the note travels with the loss (known_defects R1, R2, R10).
@@ -52,8 +54,10 @@ def fit(module: Seq2SeqModule, data: Seq2SeqDataModule, every_step: EveryStep, t
         # One item is a whole step and workers are the user's choice, so Lightning's advice on both is noise here.
         warnings.filterwarnings("ignore", message=".*does not have many workers.*")
         warnings.filterwarnings("ignore", message=".*isinstance.treespec, LeafSpec.*")
+        warnings.filterwarnings("ignore", message=".*srun. command is available.*")  # `cluster.launch` knows better
         try:
-            with module.stop_wish as wish:
+            with module.stop_wish.patiently() as wish:
+                shield_workers()
                 lightning.fit(module, datamodule=data)
                 device = lightning.strategy.root_device  # the module itself is on the CPU by now
                 counts = distributed.all_sum(torch.tensor(wish.counts(), device=device))

@@ -158,7 +158,8 @@ CONFIG = [
     Row("no training file", "task.train_file: expected a file of pairs; task=files has nothing to train on.",
         command=["train", "task=files"]),
     Row("missing value", "checkpoint: expected a value, got none. Set checkpoint=….", command=["evaluate"]),
-    Row("unknown verb", "verb: expected one of train, doctor, evaluate, score, compare, generate, info, got 'trian'. "
+    Row("unknown verb", "verb: expected one of train, doctor, evaluate, score, compare, generate, report, submit, "
+        "bundle, verify, info, got 'trian'. "
         "Did you mean train.", command=["trian"]),
     Row("unknown flag", "argument: expected --cfg, --multirun, --config-dir DIR or key=value, got '--max-steps=5'.",
         ["--max-steps=5"]),
@@ -391,10 +392,6 @@ def test_from_a_shell_a_mistake_is_quick_and_loads_nothing(tmp_path: Path) -> No
     )
     command = [sys.executable, "-c", code, "train", "task=files", "task.train_file=none.jsonl", "model.encoder=x"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
-    assert done.returncode == 2
-    assert done.stderr == (
-        "encdec train: task.train_file: expected a file, got 'none.jsonl'; there is no such file. "
-        "Set task.train_file.\n"
-    )
-    assert done.stdout == ""
+    message = "encdec train: task.train_file: expected a file, got 'none.jsonl'; there is no such file. "
+    assert (done.returncode, done.stdout, done.stderr) == (2, "", message + "Set task.train_file.\n")
     assert list(tmp_path.iterdir()) == []

@@ -113,17 +113,17 @@ def test_cfg_prints_what_would_run(arguments: list[str], calls: list[tuple[str, 
 
 
 WRONG = [
-    (["trian"], "encdec trian: verb: expected one of train, doctor, evaluate, score, compare, generate, bundle, "
-     "verify, info, got 'trian'. Did you mean train."),
-    (["--cfg"], "encdec --cfg: verb: expected one of train, doctor, evaluate, score, compare, generate, bundle, "
-     "verify, info, got '--cfg'."),
+    (["trian"], "encdec trian: verb: expected one of train, doctor, evaluate, score, compare, generate, report, "
+     "submit, bundle, verify, info, got 'trian'. Did you mean train."),
+    (["--cfg"], "encdec --cfg: verb: expected one of train, doctor, evaluate, score, compare, generate, report, "
+     "submit, bundle, verify, info, got '--cfg'."),
     (["train", "--cgf"], "encdec train: argument: expected --cfg, --multirun, --config-dir DIR or key=value, "
      "got '--cgf'."),
     (["train", "--config-dir"], "encdec train: --config-dir: expected a folder of YAML files, got ''."),
     (["train", "--config-dir="], "encdec train: --config-dir: expected a folder of YAML files, got ''."),
     (["train", "--config-dir=nowhere"], "encdec train: --config-dir: expected a folder of YAML files, got 'nowhere'."),
     (["info", "seed=1"], "encdec info: argument: expected none, got 'seed=1'."),
-    (["score", "-m", "predictions=a,b"], "encdec score: --multirun: expected encdec train, got 'score'."),
+    (["score", "-m", "predictions=a,b"], "encdec score: --multirun: expected encdec train or submit, got 'score'."),
     (["train", "optim.lr=x", "seed=x"], "encdec train: seed: expected a whole number, got 'x'.\n"
      "optim.lr: expected a number, got 'x'."),
 ]  # fmt: skip

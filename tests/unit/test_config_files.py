@@ -14,18 +14,23 @@ FILES = sorted(
     for path in conf_dir().rglob("*.y*ml")
     if "experiment" not in path.parts  # see test_experiments.py
 )
-NUM_FILES = 45
+NUM_FILES = 48
 NEEDED = {
     "compare": ["a=x", "b=y"],
     "evaluate": ["checkpoint=x"],
     "generate": ["checkpoint=x"],
+    "report": ["runs=[x]"],
     "score": ["predictions=x"],
+    "submit": [],
     "train": [],
     "bundle": ["bundle.path=x"],
     "verify": ["bundle.path=x"],
 }
 NOT_OF_THE_DEMO = {"model/gpt.yaml": ["task=files"]}  # which pretrains a BERT
-NOT_TO_TRAIN = {"decoding/as_exported.yaml": "generate"}  # every other choice is one of `encdec train`
+NOT_TO_TRAIN = {
+    "decoding/as_exported.yaml": "generate",
+    "cluster/default.yaml": "submit",
+}  # every other choice is one of `encdec train`
 
 # What scripts may depend on.
 CONTRACT = """
@@ -107,7 +112,7 @@ PROPERTIES = {  # of the config: what each of them hands on
 
 def test_every_key_is_read() -> None:
     package = Path(compose.__code__.co_filename).parent
-    files = [path for path in package.rglob("*.py") if path.name not in {"config.py", "check.py"}]
+    files = [path for path in package.rglob("*.py") if path.name not in {"config.py", "config_cluster.py", "check.py"}]
     found = {name for path in files for name in reads(ast.parse(path.read_text(encoding="utf-8")))}
     for property_name, names in PROPERTIES.items():
         found |= names if property_name in found else set()

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from encdec_train.config import OptimConfig
-from encdec_train.errors import EncDecError
+from encdec_train.errors import ClusterError, EncDecError
 from encdec_train.training import callbacks
 from encdec_train.training import checkpoint as checkpoints
 from encdec_train.training.callbacks import Progress, final_weights
@@ -241,3 +241,12 @@ def test_the_mean_of_some_steps_is_taken(new_model: Callable[..., Any], make_run
     for name, p in made.model.named_parameters():
         torch.testing.assert_close(p.detach(), sum(one[name] for one in kept) / 3)
         assert not p.equal(kept[2][name])
+
+
+def test_ranks_of_another_run_are_not_trained_with(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two clusters on one machine had jobs of one number, which met at one port."""
+    others = [("outputs/a/checkpoints", None), ("outputs/b/checkpoints", None)]
+    monkeypatch.setattr(callbacks.distributed, "gather_ordered", lambda mine: others)
+    message = "^launcher: expected ranks that write to outputs/a/checkpoints; others write to outputs/b/checkpoints."
+    with pytest.raises(ClusterError, match=message):
+        callbacks._check_ranks_agree("outputs/a/checkpoints", None)
