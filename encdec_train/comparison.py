@@ -16,6 +16,8 @@ from encdec_train.jsonl import parse_object
 from encdec_train.metrics import LOWER_IS_BETTER, METRICS, expand
 from encdec_train.metrics.significance import NUM_RESAMPLES, NUM_TRIALS, Tables, paired_tests
 
+NUM_SHOWN = 5  # examples of those that changed most, in each direction
+
 
 def compare(config: CompareConfig) -> dict[str, Any]:
     """Test the difference between the runs `a` and the runs `b`; say it as a table and return it. Nothing is written.
@@ -45,7 +47,7 @@ def compare(config: CompareConfig) -> dict[str, Any]:
     result = {
         "a": list(a), "b": list(b), "split": config.split, "num_examples": len(rows),
         "signature": f"ar:{NUM_TRIALS}|bs:{NUM_RESAMPLES}|seed:{config.seed}", "metrics": tests,
-        "examples": _changed(rows, texts, tables, len(a), config.num_examples),
+        "examples": _changed(rows, texts, tables, len(a), NUM_SHOWN),
     }  # fmt: skip
     console.say(_report(result))
     return result

@@ -276,7 +276,6 @@ class CompareConfig:
     a: str | list[str]  # a folder of `train` or `evaluate`, a prediction file, or several: seeds of one config
     b: str | list[str]
     split: str
-    num_examples: int = within(0)  # shown of those that changed most, in each direction
     seed: int = within(0, 2**32 - 1)
     task: TaskConfig
     bundle: BundleConfig

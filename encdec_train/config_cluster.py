@@ -23,7 +23,6 @@ class ClusterConfig:
     memory: int | str  # of a node, as SLURM takes it: `32G`
     time: int | str  # of one life of the job, as SLURM takes it: minutes, `04:00:00`, `2-00:00:00`
     stop_seconds: int = within(1)  # before its end a job is warned: for a step, a checkpoint and a running validation
-    array_limit: int | None = within(1)  # jobs of a sweep that run at the same time
     setup: list[str]  # lines of shell before the run: modules, environments
     container: str | None  # a command that runs another one: `apptainer exec --nv image.sif`
     options: list[str]  # further options of sbatch: `--mail-type=FAIL`

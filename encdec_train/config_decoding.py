@@ -45,7 +45,6 @@ class SweepConfig:
     num_beams: list[int]  # nothing: what decoding says
     length_penalty: list[float]
     max_length_ratio: list[float]
-    metric: str | None  # that decides, the higher the better; null: the first of task.metrics
 
     @property
     def settings(self) -> list[dict[str, int | float]]:

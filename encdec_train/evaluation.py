@@ -158,11 +158,9 @@ def tune(config: EvaluateConfig, rows: "Rows", settings: Sequence[Mapping[str, A
     from encdec_train.metrics import expand
 
     metrics = expand(config.task.metrics)
-    metric = config.sweep.metric or metrics[0]
+    metric = metrics[0]
     if config.split in TASKS[config.task.name].test_splits:
         raise ConfigError(fault("split", "validation", config.split, "settings that are tuned on a test tell no score"))
-    if metric not in metrics:
-        raise ConfigError(fault("sweep.metric", f"one of {', '.join(metrics)}", metric))
     found, split = encoded(config, rows)
     found.engine.states, table = {}, []
     for number, values in enumerate(settings, start=1):

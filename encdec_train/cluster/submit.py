@@ -52,8 +52,7 @@ def submit(config: SubmitConfig, jobs: Sequence[Job], flags: Sequence[str], *, a
     tasks = config.cluster.gpus_per_node or config.trainer.devices
     asked = script.options(config.cluster, tasks, name, str(log))
     if array:
-        limit = f"%{config.cluster.array_limit}" if config.cluster.array_limit else ""
-        asked.append(f"--array={','.join(map(str, todo))}{limit}")
+        asked.append(f"--array={','.join(map(str, todo))}")
     numbered = {number: job.overrides for number, job in enumerate(jobs)}
     text = script.script(config.cluster, asked, _program(config, flags), numbered, array=array)
     if config.submit.dry_run:

@@ -23,7 +23,7 @@ def test_a_run_with_itself_and_with_another_search(finished: Path, encdec: Encde
     for name, one in found.items():
         assert (one["a"], one["b"], one["ci95"], one["p"]) == (scores[name]["value"], one["a"], [0, 0], 1)
         assert one["signature"] == scores[name]["signature"]
-    other = encdec("compare", "a=out/run", "b=outputs/cut", "task.metrics=[rougeL,ter]", "num_examples=2")
+    other = encdec("compare", "a=out/run", "b=outputs/cut", "task.metrics=[rougeL,ter]")
     result = json.loads(other.out)
     cut = load("outputs/cut/metrics.json")["test"]
     assert result["metrics"]["rougeL"]["b"] == cut["rougeL"]["value"]

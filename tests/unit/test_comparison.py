@@ -100,10 +100,10 @@ def test_another_split(place: Path) -> None:
 
 def test_several_runs_a_side(place: Path) -> None:
     write_run(place / "good2", [*GOOD[:4], "she sat"])
-    found = compared("a=[good,good2]", "b=bad", "task.metrics=[exact_match]", "num_examples=1")
+    found = compared("a=[good,good2]", "b=bad", "task.metrics=[exact_match]")
     assert (found["a"], found["b"]) == (["good", "good2"], ["bad"])
     assert found["metrics"]["exact_match"]["a"] == pytest.approx(70)
-    (example,) = found["examples"]["a_better"]
+    example = found["examples"]["a_better"][0]
     assert (example["id"], example["a"], example["b"]) == ("row0", [GOOD[0], GOOD[0]], [BAD[0]])
 
 
@@ -122,10 +122,13 @@ def test_examples_are_those_that_changed_most(place: Path) -> None:
         "a": [GOOD[0]], "b": [BAD[0]],
     }  # fmt: skip
     assert [one["difference"] for one in examples["b_better"]] == [differences[2], differences[4]]
-    first = compared("a=good", "b=bad", "num_examples=1")["examples"]
-    assert [one["id"] for one in (*first["a_better"], *first["b_better"])] == ["row0", "row2"]
-    none = compared("a=good", "b=bad", "num_examples=0")["examples"]
-    assert none == {"metric": "chrf", "a_better": [], "b_better": []}
+
+
+def test_so_many_are_shown(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for number, ids in ((1, ["row0", "row2"]), (0, [])):
+        monkeypatch.setattr(comparison, "NUM_SHOWN", number)
+        first = compared("a=good", "b=bad")["examples"]
+        assert [one["id"] for one in (*first["a_better"], *first["b_better"])] == ids
 
 
 def test_an_error_rate_is_better_where_it_is_lower(place: Path) -> None:
@@ -228,7 +231,7 @@ def test_sources_may_lack_where_no_metric_asks_for_them(place: Path) -> None:
         (["a=good", "b=bad", "task.metrics=[chr]"], "task.metrics: expected names out of "),
         (["a=good", "b=[1]"], "b[0]: expected text, got 1. Quote it to make it text"),
         (["a=good", "b=3"], "b: expected text or a list, each text, got 3. Quote it to make it text: 'b=\"3\"'."),
-        (["a=good", "b=bad", "num_examples=-1"], "num_examples: expected 0 or more, got -1."),
+        (["a=good", "b=bad", "seed=-1"], "seed: expected 0 to 4294967295, got -1."),
         (["a=good,bad", "b=bad"], "a: expected one value, got 'a=good,bad'. Write [a,list]."),
     ],
 )  # fmt: skip

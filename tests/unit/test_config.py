@@ -20,6 +20,12 @@ def test_the_config_stays_small() -> None:
     assert len(list(valid_keys(TrainConfig))) <= MAX_LEAVES
 
 
+CLUSTER = [
+    "account", "constraint", "container", "cpus_per_task", "gpus_per_node", "memory", "nodes", "options", "partition",
+    "qos", "setup", "stop_seconds", "time",
+]  # fmt: skip
+
+
 def test_the_verbs_share_their_keys() -> None:
     of_train = set(valid_keys(TrainConfig))
     own = {verb: sorted(set(valid_keys(cls)) - of_train) for verb, cls in CONFIGS.items()}
@@ -32,12 +38,13 @@ def test_the_verbs_share_their_keys() -> None:
             "split",
             "sweep.length_penalty",
             "sweep.max_length_ratio",
-            "sweep.metric",
             "sweep.num_beams",
         ],  # fmt: skip
         "generate": ["checkpoint", "input", "output"],
         "score": ["predictions", "split"],
-        "compare": ["a", "b", "num_examples", "split"],
+        "compare": ["a", "b", "split"],
+        "report": ["runs", "split"],
+        "submit": [*(f"cluster.{name}" for name in CLUSTER), "submit.dry_run"],
     }
 
 
