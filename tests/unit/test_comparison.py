@@ -231,7 +231,7 @@ def test_sources_may_lack_where_no_metric_asks_for_them(place: Path) -> None:
         (["a=good", "b=bad", "task.metrics=[chr]"], "task.metrics: expected names out of "),
         (["a=good", "b=[1]"], "b[0]: expected text, got 1. Quote it to make it text"),
         (["a=good", "b=3"], "b: expected text or a list, each text, got 3. Quote it to make it text: 'b=\"3\"'."),
-        (["a=good", "b=bad", "seed=-1"], "seed: expected 0 to 4294967295, got -1."),
+        (["a=good", "b=bad", "seed=-1"], "seed: expected 0..4294967295, got -1."),
         (["a=good,bad", "b=bad"], "a: expected one value, got 'a=good,bad'. Write [a,list]."),
     ],
 )  # fmt: skip
