@@ -272,6 +272,8 @@ class TrainerConfig:
     best_metric: str  # `loss` or a metric of the task
     patience_validations: int | None = _within(1)  # validations without a better best_metric before the run stops
     decoded_examples: int = _within(0)  # of the validation split, at each validation; 0: its loss only
+    stall_seconds: int | None = _within(5)  # so long no rank gets on before the run is ended; null: it is never
+    max_skipped_steps: int = _within(0)  # updates left out because the gradient was not finite, before the run stops
 
 
 @dataclass(kw_only=True)

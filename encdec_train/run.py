@@ -4,6 +4,7 @@ import shlex
 import shutil
 import sys
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -64,6 +65,8 @@ def train(config: TrainConfig, preflight: Preflight | None = None) -> Path:
     Raises:
         EncDecError: One clear message; what was there before is still there.
     """
+    from encdec_train.training.watchdog import Watch
+
     if distributed.rank() > 0:
         console.silence()
     sources = find_splits(config)
@@ -76,13 +79,13 @@ def train(config: TrainConfig, preflight: Preflight | None = None) -> Path:
     folder.check_identity()
     if folder.is_finished():
         console.say(folder.finished_message(config))
-    elif distributed.rank() > 0:
-        make(config, folder, sources, preflight)
     else:
-        with folder.lock():
+        with folder.lock() if distributed.rank() == 0 else nullcontext():
             folder.check_identity()  # again: another process may have made it while this one came here
             if not folder.is_finished():
-                make(config, folder, sources, preflight)
+                ranks = config.trainer.devices * config.trainer.num_nodes
+                with Watch(folder.path, ranks, config.trainer.stall_seconds):
+                    make(config, folder, sources, preflight)
     return folder.path
 
 
@@ -110,6 +113,7 @@ def make(
     try:
         step = fit(run, started, folder.path)
         scores = score_tests(config, session, started.model, folder.path / "predictions")
+        distributed.moved(None)  # what follows is rank 0's alone, and may take as long as it likes
         if main:
             export(run, started, scores, step)
             write_json(folder.metrics, scores)  # what exists is kept whatever becomes of the baselines
@@ -120,6 +124,7 @@ def make(
         outcome, together = Outcome.stopped, isinstance(why, StoppedError)
         raise
     finally:
+        distributed.moved(None)
         tracker.finish(flat(scores), outcome)
         if together:
             distributed.barrier()  # Lightning kills rank 0 when another rank ends before it

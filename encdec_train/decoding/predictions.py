@@ -36,7 +36,13 @@ def predict(
     mine = range(distributed.rank(), len(indices), distributed.world_size())
     sources, _ = split.take([indices[position] for position in mine])
     with console.progress(len(mine), label) as bar:
-        tokens = decode(model, sources, settings, on_done=bar.advance)
+
+        def done(count: int) -> None:
+            distributed.moved(label)
+            bar.advance(count)
+
+        tokens = decode(model, sources, settings, on_done=done)
+    distributed.moved(label, waits=True)
     texts = [codec.decode(ids) for ids in tokens]
     return distributed.gather_ordered(list(zip(mine, texts, strict=True)))
 
