@@ -5,7 +5,7 @@
 
 Both sides train the same weights on the same tokenised pairs, the same number of them an optimizer step, for as many
 steps, each in a process of its own, one after the other in turns. The first step is not timed. A token is real when it
-is not padding. Seq2SeqTrainer (needs `pip install accelerate`) runs as it comes, and in its best honest setting: batches
+is not padding. Seq2SeqTrainer (needs `pip install accelerate`) runs as it comes and in its best honest setting: batches
 grouped by length, bf16, fused AdamW. The matmul rate is measured in the same processes.
 """
 

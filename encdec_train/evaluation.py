@@ -67,7 +67,7 @@ def say_lengths(split: str, texts: Sequence[str], references: Sequence[Sequence[
 def text_baseline(kind: Baseline, config: TrainConfig, session: Session) -> Scores:
     """Score texts that need no model as if they were the output, on every test split."""
 
-    def texts(rows: "Rows") -> list[str]:
+    def texts(rows: "Rows") -> Sequence[str]:
         if kind is Baseline.ceiling:
             firsts = [several[0] for several in rows.references]
             return round_trip(firsts, session.codec, config.decoding.max_new_tokens or config.task.limits[1])

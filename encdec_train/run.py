@@ -93,6 +93,7 @@ def make(
     config: TrainConfig, folder: RunFolder, sources: Mapping[str, SplitSource], preflight: Preflight | None = None
 ) -> None:
     """Do everything that takes time. Training continues where an earlier start stopped; what follows is done again."""
+    from encdec_train.report.audit import write_audit
     from encdec_train.tracking import Outcome
     from encdec_train.tracking import start as start_tracker
 
@@ -107,6 +108,7 @@ def make(
     main = distributed.rank() == 0
     if main:
         describe_start(config, folder, session, started, sources)
+        write_audit(folder.path, session.splits, session.codec)
     kind = config.tracking.kind if main else TrackerName.none
     tracker = start_tracker(kind, config.tracking, folder.path, folder.run_id, to_dict(config))
     run, scores, outcome, together = Run(config, folder, session, plan, tracker), Scores(), Outcome.failed, False
@@ -170,13 +172,11 @@ def planned(config: TrainConfig, session: Session) -> tuple["Plan", int]:
     Raises:
         ConfigError: When the training split does not fill a batch, or warm-up would not end within the run.
     """
-    import numpy as np
-
     from encdec_train.data.plan import BatchSize, Plan
 
     data, trainer, optim, split = config.data, config.trainer, config.optim, session.splits["train"]
     size = BatchSize(data.batch_examples, data.batch_target_tokens, data.order, data.last_batch)
-    plan = Plan(np.stack([split.source_lengths, split.target_lengths], axis=1), config.seed, size)
+    plan = Plan(split.tokens.lengths, config.seed, size)
     total = trainer.max_steps or plan.num_steps(trainer.max_epochs or 1)
     if optim.warmup_steps is not None and optim.warmup_steps >= total and optim.schedule is not Schedule.constant:
         reason = f"trainer.max_epochs={trainer.max_epochs} makes {total} steps"

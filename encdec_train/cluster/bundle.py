@@ -15,7 +15,7 @@ import shlex
 import shutil
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -47,6 +47,7 @@ HALVES = ("encoder", "decoder")
 LIMITS = {"num_train_examples", "num_validation_examples", "num_test_examples"}  # of the task: fewer may be asked for
 SAME_ROWS = {"metrics", "max_source_tokens", "max_target_tokens", "overlong"}  # of the task: they change no row
 WHOLE = "a bundle as `encdec bundle` wrote it"
+_GROUP_ROWS = 10_000
 NUM_SHOWN = 8  # damaged files that are named
 
 
@@ -272,19 +273,18 @@ def _file_of(split: str) -> str:
 
 
 def _write_rows(rows: Rows, file: Path) -> None:
-    import pyarrow as pa
     from pyarrow import parquet
 
     file.parent.mkdir(exist_ok=True)
-    columns = {field.name: getattr(rows, field.name) for field in fields(Rows)}
-    parquet.write_table(pa.table(columns), file, compression="zstd")
+    with parquet.ParquetWriter(file, rows.table(0, 0).schema, compression="zstd") as writer:
+        for start in range(0, len(rows), _GROUP_ROWS):
+            writer.write_table(rows.table(start, start + _GROUP_ROWS))
 
 
 def _read_rows(file: Path, limit: int | None) -> Rows:
     from pyarrow import parquet
 
-    table = parquet.read_table(file).slice(0, limit)
-    return Rows(*(table[field.name].to_pylist() for field in fields(Rows)))
+    return Rows.of_table(parquet.read_table(file).slice(0, limit))
 
 
 def _names(path: Path) -> list[str]:

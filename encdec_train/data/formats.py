@@ -177,7 +177,9 @@ def _parquet(stream: BinaryIO, required: set[str]) -> Iterator[Record]:
 
     number = 0
     try:
-        file = parquet.ParquetFile(pa.BufferReader(stream.read()), page_checksum_verification=True)
+        zipped = isinstance(getattr(stream, "raw", None), gzip.GzipFile)
+        source = pa.BufferReader(stream.read()) if zipped else stream
+        file = parquet.ParquetFile(source, page_checksum_verification=True)
         names = file.schema_arrow.names
         if len(set(names)) < len(names):
             yield 0, fault("schema", "names of columns", None, f"{_twice(names)!r} stands twice")

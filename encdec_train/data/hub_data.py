@@ -68,9 +68,9 @@ def rows_of(
     whole = pa.concat_tables(kept).slice(0, limit)
     ids = whole.column("id").to_pylist()
     distinct = None not in ids and len(set(ids)) == len(ids)
-    names = ids if distinct else [str(index) for index in whole.column("index").to_pylist()]
-    source, target = (whole.column(name).to_pylist() for name in ("source", "target")[:: -1 if task.reverse else 1])
-    return Rows(names, source, target, [[text] for text in target])
+    names = whole.column("id" if distinct else "index").cast(pa.string())
+    source, target = (whole.column(name) for name in ("source", "target")[:: -1 if task.reverse else 1])
+    return Rows.of_table(pa.table({"id": names, "source": source, "target": target}))
 
 
 def _examined(pairs: "pa.Table") -> "tuple[npt.NDArray[np.bool_], list[tuple[int, str]]]":
@@ -211,7 +211,11 @@ def part(num_rows: int, fraction: float, seed: int) -> "npt.NDArray[np.int64]":
 
 
 def taken(rows: Rows, indices: "npt.NDArray[np.int64]") -> Rows:
-    """Take some rows."""
-    chosen = [(rows.ids[at], rows.sources[at], rows.targets[at], rows.references[at]) for at in indices.tolist()]
-    ids, sources, targets, references = (list(column) for column in zip(*chosen, strict=True))
-    return Rows(ids, sources, targets, references)
+    """Take some rows, in order: a batch of all is read at a time."""
+    import pyarrow as pa
+
+    found = [rows.table(0, 0)]
+    for start in range(0, len(rows), BATCH_ROWS):
+        inside = indices[(indices >= start) & (indices < start + BATCH_ROWS)] - start
+        found.append(rows.table(start, start + BATCH_ROWS).take(pa.array(inside)))
+    return Rows.of_table(pa.concat_tables(found))

@@ -4,38 +4,33 @@ Nothing is repaired or skipped in silence: a row is used as it stands, or it is 
 """
 
 import zlib
+from array import array
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
+from encdec_train import console
+from encdec_train.data import store
 from encdec_train.data.formats import nearest, reader_of, unzipped
+from encdec_train.data.rows import Rows
 from encdec_train.errors import DataError, fault
+from encdec_train.fingerprint import file_sha256, json_sha256
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+__all__ = ("CACHED_FROM_BYTES", "NUM_SHOWN_ROWS", "ROWS", "Rows", "load_file", "open_file")
 
 NUM_SHOWN_ROWS = 5  # of the rows that cannot be used
+CACHED_FROM_BYTES = 16 << 20  # smaller files are read every time, into memory
+ROWS, _ROWS_FORMAT = "rows.arrow", 1  # raise the format when what is stored changes
+_BATCH_ROWS = 4096
 _NUM_SHOWN_COLUMNS = 20
 _NUM_SHOWN_CHARACTERS = 60
-
-
-@dataclass(frozen=True)
-class Rows:
-    """Pairs of texts in the order of their file; the four lists have one length.
-
-    Attributes:
-        ids: The row's own `id`, else its index from 0; distinct.
-        sources: What the model reads.
-        targets: What it is trained to write.
-        references: What its output is scored against, one text or more a row: the list that the target column holds,
-            or the `references` column beside it (which need not hold the target), else the target alone.
-    """
-
-    ids: list[str]
-    sources: list[str]
-    targets: list[str]
-    references: list[list[str]]
-
-    def __len__(self) -> int:
-        return len(self.ids)
 
 
 def load_file(
@@ -56,18 +51,71 @@ def load_file(
         DataError: The file, a column or a row cannot be used. All faults of a kind come in one message, which shows
             the first `NUM_SHOWN_ROWS` bad rows and counts the rest.
     """
-    intake = _Intake(path, key, source_column, target_column)
+    intake = _Intake(path, key, source_column, target_column, reverse)
+    _read(intake, limit)
+    return intake.rows()
+
+
+def open_file(
+    cache_dir: Path, path: Path, columns: tuple[str, str], *, key: str, reverse: bool = False, limit: int | None = None
+) -> Rows:
+    """Read pairs as `load_file` does; those of a large file are written to the cache once, and mapped from there.
+
+    Args:
+        cache_dir: `rows/` in it holds them, by content.
+        path: The file.
+        columns: Of source and target.
+        key: The config key that named the file, for messages.
+        reverse: Swap the two sides after reading.
+        limit: Read only the first so many rows.
+
+    Raises:
+        ConfigError: The cache cannot be written.
+        DataError: As `load_file`.
+    """
+    if path.stat().st_size < CACHED_FROM_BYTES or (limit is not None and limit <= _BATCH_ROWS):
+        return load_file(path, *columns, key=key, reverse=reverse, limit=limit)
+    import pyarrow as pa
+
+    def build(folder: Path) -> store.Facts:
+        console.say(f"reading {path} (once; kept in {cache_dir / 'rows'})")
+        with pa.OSFile(str(folder / ROWS), "wb") as sink, pa.ipc.new_file(sink, _schema()) as writer:
+
+            def write(batch: pa.RecordBatch) -> None:
+                with store.writing(folder):  # or it would read as a fault of the file
+                    writer.write_batch(batch)
+
+            intake = _Intake(path, key, *columns, reverse, write)
+            _read(intake, limit)
+            intake.flush()
+        intake.check(Rows.mapped(folder / ROWS).ids)
+        return {"rows": intake.num_good}
+
+    suffixes = "".join(path.suffixes[-2:]).lower()
+    what = [_ROWS_FORMAT, file_sha256(path), suffixes, *columns, reverse, limit]
+    folder = cache_dir / "rows" / json_sha256(what)
+    store.obtain(folder, build)
+    return Rows.mapped(folder / ROWS)
+
+
+def _schema() -> "pa.Schema":
+    import pyarrow as pa
+
+    text = pa.string()
+    return pa.schema({"id": text, "source": text, "target": text, "references": pa.list_(text)})
+
+
+def _read(intake: "_Intake", limit: int | None) -> None:
+    path, key = intake.path, intake.key
     try:
         reader, intake.unit = reader_of(path, key)
         with path.open("rb") as file, unzipped(file, path) as stream:
-            for number, record in islice(reader(stream, {source_column, target_column}), limit):
+            for number, record in islice(reader(stream, {intake.source, intake.target}), limit):
                 intake.add(number, record)
     except (OSError, EOFError, zlib.error) as error:
         reason = f"after {intake.num_rows} rows: {error}"
         remedy = "Write or fetch the file again, or make it readable"
         raise DataError(fault(key, "a file that can be read to its end", str(path), reason, remedy)) from error
-    rows = intake.rows()
-    return _reversed(rows, intake) if reverse else rows
 
 
 @dataclass
@@ -78,16 +126,21 @@ class _Intake:
     key: str
     source: str  # column
     target: str
+    reverse: bool
+    write: "Callable[[pa.RecordBatch], None] | None" = None  # where rows go, which are held else
     unit: str = "line"  # what an editor or a data viewer numbers: lines, rows
     columns_checked: bool = False
     num_rows: int = 0
-    numbers: list[int] = field(default_factory=list)
-    own_ids: list[str | None] = field(default_factory=list)
-    sources: list[str] = field(default_factory=list)
-    targets: list[str] = field(default_factory=list)
-    references: list[list[str]] = field(default_factory=list)
+    several: int | None = None  # the number of the first row with other references than its target
+    numbers: "array[int]" = field(default_factory=lambda: array("q"))
+    own_ids: "array[int]" = field(default_factory=lambda: array("q"))  # a hash of each, 0 for none
+    held: list[tuple[str | None, str, str, list[str] | None]] = field(default_factory=list)
     num_bad: int = 0
     bad: dict[int, str] = field(default_factory=dict)  # the first bad rows, by number
+
+    @property
+    def num_good(self) -> int:
+        return len(self.numbers)
 
     def add(self, number: int, record: dict[str, Any] | str) -> None:
         self.num_rows += 1
@@ -105,10 +158,25 @@ class _Intake:
             self._complain(number, f"{self.unit} {number}:{error}")
             return
         self.numbers.append(number)
-        self.own_ids.append(own_id)
-        self.sources.append(source)
-        self.targets.append(target)
-        self.references.append(references)
+        self.own_ids.append(0 if own_id is None else hash(own_id) or 1)
+        if references != [target] and self.several is None:
+            self.several = number
+        source, target = (target, source) if self.reverse else (source, target)
+        self.held.append((own_id, source, target, None if self.reverse or references == [target] else references))
+        if self.write is not None and len(self.held) >= _BATCH_ROWS:
+            self.flush()
+
+    def flush(self) -> None:
+        """Write what is held."""
+        if not self.held:
+            return
+        import pyarrow as pa
+
+        schema, columns = _schema(), zip(*self.held, strict=True)
+        arrays = [pa.array(column, one.type) for column, one in zip(columns, schema, strict=True)]
+        if self.write is not None:
+            self.write(pa.record_batch(arrays, schema=schema))
+        self.held.clear()
 
     def _complain(self, number: int, text: str) -> None:
         self.num_bad += 1
@@ -139,27 +207,38 @@ class _Intake:
         return target, _texts(record, "references") if beside else [target]
 
     def rows(self) -> Rows:
-        """Put the rows together, or refuse them all."""
-        if any(own is not None for own in self.own_ids):
-            self._check_ids()
+        """Put the rows that are held together, or refuse them all."""
+        ids = [str(index) if row[0] is None else row[0] for index, row in enumerate(self.held)]
+        self.check(ids)
+        sources, targets = [row[1] for row in self.held], [row[2] for row in self.held]
+        return Rows(ids, sources, targets, [[row[2]] if row[3] is None else row[3] for row in self.held])
+
+    def check(self, ids: Sequence[str]) -> None:
+        """Refuse all rows where some cannot be used."""
+        if any(self.own_ids):
+            self._check_ids(ids)
         if self.bad:
             raise DataError(self._complaint())
-        if not self.sources:
+        if not self.numbers:
             raise DataError(fault(self.key, "a file with rows", str(self.path), "it has none"))
-        ids = [str(index) if own is None else own for index, own in enumerate(self.own_ids)]
-        return Rows(ids, self.sources, self.targets, self.references)
+        if self.reverse and self.several is not None:
+            reason = f"{self.path}:{self.unit} {self.several} has references besides its target, which have no source"
+            raise DataError(fault("task.reverse", "false", True, reason))
 
-    def _check_ids(self) -> None:
-        first: dict[str, int] = {}
-        for number, own in zip(self.numbers, self.own_ids, strict=True):
-            where = f"{self.unit} {number}:id"
-            if own is None:
+    def _check_ids(self, ids: Sequence[str]) -> None:
+        """Compare by hash: 4.5 million texts in a dict would be half a gigabyte."""
+        own = np.array(self.own_ids)
+        order = np.argsort(own, kind="stable")
+        same = np.append(False, own[order][1:] == own[order][:-1])
+        first = np.maximum.accumulate(np.where(same, 0, np.arange(len(own))))
+        for place in np.flatnonzero(same | (own[order] == 0)):
+            index = int(order[place])
+            number, where = self.numbers[index], f"{self.unit} {self.numbers[index]}:id"
+            if own[index] == 0:
                 self._complain(number, fault(where, "an id", None, "it has none, and other rows have one"))
-            elif own in first:
-                reason = f"{self.unit} {first[own]} has the same"
-                self._complain(number, fault(where, "an id of its own", own[:_NUM_SHOWN_CHARACTERS], reason))
             else:
-                first[own] = number
+                reason = f"{self.unit} {self.numbers[int(order[first[place]])]} has the same"
+                self._complain(number, fault(where, "an id of its own", ids[index][:_NUM_SHOWN_CHARACTERS], reason))
 
     def _complaint(self) -> str:
         shown = [f"{self.path}:{self.bad[number]}" for number in sorted(self.bad)]
@@ -215,11 +294,3 @@ def _checked(value: object, where: str) -> str:
             reason = f"character {error.start + 1}, U+{ord(value[error.start]):04X}, is half of a surrogate pair"
             raise _BadFieldError(fault(where, "a text", None, reason)) from error
     return value
-
-
-def _reversed(rows: Rows, intake: _Intake) -> Rows:
-    for number, target, references in zip(intake.numbers, rows.targets, rows.references, strict=True):
-        if references != [target]:
-            reason = f"{intake.path}:{intake.unit} {number} has references besides its target, which have no source"
-            raise DataError(fault("task.reverse", "false", True, reason))
-    return Rows(rows.ids, rows.targets, rows.sources, [[source] for source in rows.sources])

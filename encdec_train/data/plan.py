@@ -91,7 +91,7 @@ class Plan:
     """
 
     def __init__(self, lengths: npt.ArrayLike, seed: int, size: BatchSize) -> None:
-        self.lengths = np.asarray(lengths, dtype=np.int64).reshape(-1, 2)
+        self.lengths = np.asarray(lengths).reshape(-1, 2)  # as it is: it may be mapped from a file
         self._seed, self._size = seed, size
         self._starts = [0]  # steps before epoch i
         self._drawn: dict[int, tuple[Ints, Ints]] = {}

@@ -2,29 +2,35 @@
 
 import json
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import nullcontext
 from copy import deepcopy
 from dataclasses import dataclass, field
 from functools import cached_property
 from importlib.metadata import version
+from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
+from encdec_train import console
 from encdec_train.config import Overlong
-from encdec_train.data import token_cache
-from encdec_train.data.load import NUM_SHOWN_ROWS, Rows
+from encdec_train.data import store, token_cache
+from encdec_train.data.load import NUM_SHOWN_ROWS
+from encdec_train.data.rows import Rows
 from encdec_train.data.token_cache import Ids, TokenColumn, Tokens
 from encdec_train.errors import ConfigError, DataError, ModelError, fault
 from encdec_train.fingerprint import json_sha256
 
 if TYPE_CHECKING:
-    from datasets import Dataset
+    import pyarrow as pa
     from tokenizers import Tokenizer
     from transformers import PreTrainedTokenizerBase
 
-CACHE_FORMAT = 1  # part of every cache key: raise it when what is stored changes
-_BATCH_ROWS = 1000  # texts in one call of the tokenizer
+CACHE_FORMAT = 2  # part of every cache key: raise it when what is stored changes
+_BATCH_ROWS = 1000  # texts in one call of the tokenizer, which uses every core for them
+_BAR_FROM = 50_000  # pairs; fewer take seconds
+_RELEASE_EVERY = 1 << 12  # examples taken: each maps 64 KiB around it, which counts as memory until it is let go of
 
 
 @dataclass(frozen=True)
@@ -40,11 +46,11 @@ class TextCodec:
 
     def encode_sources(self, texts: Sequence[str]) -> list[list[int]]:
         """Tokenise with the tokenizer's own special tokens, at full length."""
-        return [encoding.ids for encoding in self._source_backend.encode_batch_fast(list(texts))]
+        return [encoding.ids for encoding in self.source_backend.encode_batch_fast(list(texts))]
 
     def encode_targets(self, texts: Sequence[str]) -> list[list[int]]:
         """Tokenise into `tokens + eos`: the start token belongs to the decoder's input (known_defects D13)."""
-        encodings = self._target_backend.encode_batch_fast(list(texts), add_special_tokens=False)
+        encodings = self.target_backend.encode_batch_fast(list(texts), add_special_tokens=False)
         return [[*encoding.ids, self.eos_id] for encoding in encodings]
 
     def decode(self, ids: list[int] | Ids) -> str:
@@ -62,19 +68,21 @@ class TextCodec:
     @cached_property
     def num_source_specials(self) -> int:
         """Special tokens that every source has."""
-        return int(self._source_backend.num_special_tokens_to_add(False))
+        return int(self.source_backend.num_special_tokens_to_add(False))
 
     @cached_property
     def _num_source_suffix(self) -> int:
-        mask = self._source_backend.encode("a").special_tokens_mask
+        mask = self.source_backend.encode("a").special_tokens_mask
         return next((count for count, special in enumerate(reversed(mask)) if not special), min(1, len(mask)))
 
     @cached_property
-    def _source_backend(self) -> "Tokenizer":
+    def source_backend(self) -> "Tokenizer":
+        """The tokenizer proper, which neither cuts nor pads."""
         return _backend(self.source_tokenizer)
 
     @cached_property
-    def _target_backend(self) -> "Tokenizer":
+    def target_backend(self) -> "Tokenizer":
+        """The tokenizer proper, which neither cuts nor pads."""
         return _backend(self.target_tokenizer)
 
 
@@ -92,19 +100,15 @@ class EncodedSplit:
     """A split as the plan and the collator see it."""
 
     rows: Rows  # the texts, not cut
-    tokens: "Dataset"  # the columns `source_ids` and `target_ids`, lists of int32
-    num_truncated_sources: int  # sources that were cut to `max_source_tokens`
-    num_truncated_targets: int  # targets that were cut to `max_target_tokens`
+    tokens: Tokens
     source_ids: TokenColumn = field(init=False)  # tokens by example index
     target_ids: TokenColumn = field(init=False)  # `tokens + eos` by example index
-    source_lengths: Ids = field(init=False)  # tokens of each source after cutting, `[B]`
-    target_lengths: Ids = field(init=False)  # tokens of each target after cutting, eos included, `[B]`
+    _num_taken: int = 0
 
     def __post_init__(self) -> None:
-        self.source_ids = TokenColumn(self.tokens, "source_ids")
-        self.target_ids = TokenColumn(self.tokens, "target_ids")
-        self.source_lengths = self.source_ids.lengths()
-        self.target_lengths = self.target_ids.lengths()
+        self.source_ids, self.target_ids = (TokenColumn(self.tokens, f"{side}_ids") for side in ("source", "target"))
+        self.num_truncated_sources, self.num_truncated_targets = self.tokens.num_truncated
+        self.source_lengths, self.target_lengths = self.tokens.lengths.T  # after cutting, eos included, `[N]`
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -112,6 +116,10 @@ class EncodedSplit:
     def take(self, indices: Iterable[int]) -> tuple[list[Ids], list[Ids]]:
         """Return sources and targets of some examples, without copying them."""
         chosen = [int(index) for index in indices]
+        self._num_taken += len(chosen)
+        if self._num_taken >= _RELEASE_EVERY:
+            self.tokens.release()
+            self._num_taken = 0
         return [self.source_ids[index] for index in chosen], [self.target_ids[index] for index in chosen]
 
 
@@ -143,7 +151,7 @@ def split_key(rows: str, codec: str, limits: Limits) -> str:
 def encode_split(
     rows: Rows, codec: TextCodec, limits: Limits, *, name: str, cache_dir: Path | None, cache_key: str | None
 ) -> EncodedSplit:
-    """Tokenise a split, or take it from the cache; what is damaged there is built again.
+    """Tokenise a split, or map it from the cache; what is damaged there is built again.
 
     Limits are applied after tokenising; a text that is cut keeps its final special token. The tokens lie in
     `<cache_dir>/tokens/<cache_key>`, the key from `split_key`; where one of them is None, nothing is stored.
@@ -153,14 +161,21 @@ def encode_split(
         DataError: A text is longer than its limit and `overlong` refuses it, or has no token but special ones.
         ModelError: A tokenizer is not a fast one.
     """
-    folder = cache_dir / "tokens" / cache_key if cache_dir is not None and cache_key is not None else None
-    tokens = token_cache.read(folder, len(rows)) if folder is not None else None
-    if tokens is None:
-        tokens = _encoded(rows, codec, limits, name)
-        if folder is not None:
-            token_cache.store(tokens, folder)
-            tokens = token_cache.read(folder, len(rows)) or tokens
-    return EncodedSplit(rows, *tokens)
+    import pyarrow as pa
+
+    if cache_dir is None or cache_key is None:
+        batches: list[pa.RecordBatch] = []
+        lengths, cut = _encoded(rows, codec, limits, name, batches.append)
+        return EncodedSplit(rows, Tokens(pa.Table.from_batches(batches, _schema()), lengths, cut))
+
+    def build(folder: Path) -> store.Facts:
+        with pa.OSFile(str(folder / token_cache.TOKENS), "wb") as sink, pa.ipc.new_file(sink, _schema()) as writer:
+            lengths, cut = _encoded(rows, codec, limits, name, writer.write_batch)
+        np.save(folder / token_cache.LENGTHS, lengths)
+        return {"rows": len(lengths), "truncated": cut}
+
+    folder = cache_dir / "tokens" / cache_key
+    return EncodedSplit(rows, Tokens.mapped(folder, store.obtain(folder, build)))
 
 
 @dataclass
@@ -172,12 +187,12 @@ class _Side:
     cut: Callable[[list[int], int], list[int]]
     limit: int
     empty_tokens: set[int]  # a text of only these says nothing
-    chunks: list[Any] = field(default_factory=list)  # pyarrow.ListArray of int32
+    lengths: list[Ids] = field(default_factory=list)  # of each batch
     num_overlong: int = 0
     first_overlong: tuple[int, int] = (0, 0)  # index, length
     empty: list[int] = field(default_factory=list)
 
-    def add(self, start: int, texts: Sequence[str]) -> None:
+    def add(self, start: int, texts: Sequence[str]) -> "pa.ListArray":
         """Tokenise the texts from index `start` on."""
         import pyarrow as pa
 
@@ -189,11 +204,12 @@ class _Side:
                 ids[index] = self.cut(tokens, self.limit)
             if self.empty_tokens.issuperset(ids[index]):
                 self.empty.append(start + index)
-        offsets = np.cumsum([0, *map(len, ids)], dtype=np.int32)
-        values = np.fromiter((token for tokens in ids for token in tokens), np.int32, count=int(offsets[-1]))
-        self.chunks.append(pa.ListArray.from_arrays(offsets, values))
+        self.lengths.append(np.fromiter(map(len, ids), np.int32, count=len(ids)))
+        offsets = np.append(np.int32(0), np.cumsum(self.lengths[-1], dtype=np.int32))
+        values = np.fromiter(chain.from_iterable(ids), np.int32, count=int(offsets[-1]))
+        return pa.ListArray.from_arrays(offsets, values)
 
-    def faults(self, split: str, ids: list[str], overlong: Overlong) -> list[str]:
+    def faults(self, split: str, ids: Sequence[str], overlong: Overlong) -> list[str]:
         """Say which rows cannot be used."""
         reason = "no token is left of it but special ones"
         shown = [f"{split}:example {ids[index]!r}:{self.name}" for index in self.empty[:NUM_SHOWN_ROWS]]
@@ -209,9 +225,11 @@ class _Side:
         return found
 
 
-def _encoded(rows: Rows, codec: TextCodec, limits: Limits, name: str) -> Tokens:
+def _encoded(
+    rows: Rows, codec: TextCodec, limits: Limits, name: str, write: "Callable[[pa.RecordBatch], object]"
+) -> tuple[Ids, tuple[int, int]]:
+    """Tokenise all rows; return their lengths, `[N, 2]`, and how many sources and targets were cut."""
     import pyarrow as pa
-    from datasets import Dataset
 
     least = codec.num_source_specials + 1
     if limits.max_source_tokens < least:
@@ -221,16 +239,24 @@ def _encoded(rows: Rows, codec: TextCodec, limits: Limits, name: str) -> Tokens:
     source = _Side("source", codec.encode_sources, codec.cut_source, limits.max_source_tokens, specials)
     specials = _specials(codec.target_tokenizer, codec.eos_id, codec.pad_id)
     target = _Side("target", codec.encode_targets, codec.cut_target, limits.max_target_tokens, specials)
-    for start in range(0, len(rows), _BATCH_ROWS):
-        source.add(start, rows.sources[start : start + _BATCH_ROWS])
-        target.add(start, rows.targets[start : start + _BATCH_ROWS])
+    with console.progress(len(rows), f"tokenise {name}") if len(rows) >= _BAR_FROM else nullcontext() as bar:
+        for start in range(0, len(rows), _BATCH_ROWS):
+            part = slice(start, start + _BATCH_ROWS)
+            columns = [source.add(start, rows.sources[part]), target.add(start, rows.targets[part])]
+            write(pa.record_batch(columns, schema=_schema()))
+            if bar is not None:
+                bar.advance(len(columns[0]))
     faults = [text for side in (source, target) for text in side.faults(name, rows.ids, limits.overlong)]
     if faults:
         raise DataError("\n".join(faults))
-    ids = pa.list_(pa.int32())
-    columns = {"source_ids": pa.chunked_array(source.chunks, ids), "target_ids": pa.chunked_array(target.chunks, ids)}
-    table = Dataset(pa.table(columns), fingerprint="tokens")  # its own fingerprint would hash the table by pickling it
-    return Tokens(table, source.num_overlong, target.num_overlong)
+    lengths = np.stack([np.concatenate([np.zeros(0, np.int32), *side.lengths]) for side in (source, target)], axis=1)
+    return lengths, (source.num_overlong, target.num_overlong)
+
+
+def _schema() -> "pa.Schema":
+    import pyarrow as pa
+
+    return pa.schema({f"{side}_ids": pa.list_(pa.int32()) for side in ("source", "target")})
 
 
 def _cut(ids: list[int], limit: int, num_kept: int) -> list[int]:

@@ -1,14 +1,14 @@
 """SOURCES: where a task's rows come from. Nothing is read before a split's `load` is called."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
 from encdec_train.config import TaskConfig
-from encdec_train.data import demo_corpus, download, hub_data, hub_files
+from encdec_train.data import demo_corpus, download, hub_data, hub_files, store
 from encdec_train.data.demo import DemoSizes
-from encdec_train.data.load import Rows, load_file
+from encdec_train.data.load import CACHED_FROM_BYTES, ROWS, Rows, load_file, open_file
 from encdec_train.errors import ConfigError, fault
 from encdec_train.fingerprint import file_sha256, json_sha256
 from encdec_train.tasks import TASKS
@@ -67,15 +67,16 @@ def _from_files(task: TaskConfig, cache_dir: Path) -> dict[str, SplitSource]:
             continue
         columns, key, path = (task.source_column, task.target_column), f"task.{name}_file", Path(given)
         if TASKS[task.name].prepare is not None and not hub_data.is_plain(path, key, columns):
-            splits[name] = _original(task, name, path, {})
+            splits[name] = _original(task, name, path, {}, cache_dir)
             continue
         read = partial(load_file, path, *columns, key=key, reverse=task.reverse)
         read(limit=1)  # a missing file or column is said at once
-        splits[name] = SplitSource(file_sha256(path), partial(read, limit=limit_of(task, name)))
+        load = partial(open_file, cache_dir, path, columns, key=key, reverse=task.reverse)
+        splits[name] = SplitSource(file_sha256(path), partial(load, limit=limit_of(task, name)))
     return splits
 
 
-def _original(task: TaskConfig, name: str, path: Path, origin: Mapping[str, str]) -> SplitSource:
+def _original(task: TaskConfig, name: str, path: Path, origin: Mapping[str, str], cache_dir: Path) -> SplitSource:
     """Read a file in the form in which the task's own rows are."""
     spec, key = TASKS[task.name], f"task.{name}_file"
     columns = spec.columns(task)
@@ -84,14 +85,35 @@ def _original(task: TaskConfig, name: str, path: Path, origin: Mapping[str, str]
         tables = hub_data.tables_of_file(path, key, spec, columns)
         return hub_data.rows_of(tables, spec, task, name, str(path), limit_of(task, name))
 
-    return SplitSource(json_sha256([PREPARED, file_sha256(path), task.language_pair]), read, origin)
+    fingerprint = json_sha256([PREPARED, file_sha256(path), task.language_pair])
+    return SplitSource(fingerprint, partial(_kept, cache_dir, [fingerprint, *_asked(task, name)], [path], read), origin)
+
+
+def _asked(task: TaskConfig, name: str) -> list[object]:
+    return [task.name, name, task.reverse, limit_of(task, name)]
+
+
+def _kept(cache_dir: Path, key: object, files: Sequence[Path], read: Callable[[], Rows]) -> Rows:
+    """Read rows, or map them from the cache where their files are large: one process has read them then."""
+    if sum(file.stat().st_size for file in files) < CACHED_FROM_BYTES:
+        return read()
+
+    def build(folder: Path) -> store.Facts:
+        rows = read()
+        with store.writing(folder):
+            rows.write(folder / ROWS)
+        return {"rows": len(rows)}
+
+    folder = cache_dir / "rows" / json_sha256(key)
+    store.obtain(folder, build)
+    return Rows.mapped(folder / ROWS)
 
 
 def _from_urls(task: TaskConfig, cache_dir: Path) -> dict[str, SplitSource]:
     spec, splits = TASKS[task.name], {}
     for name, file in spec.urls.items():
         path, origin = download.fetch_url(spec.base_url + file, f"task.{name}_file", cache_dir)
-        splits[name] = _original(task, name, path, origin)
+        splits[name] = _original(task, name, path, origin, cache_dir)
     return splits
 
 
@@ -105,14 +127,18 @@ def _from_hub(task: TaskConfig, cache_dir: Path) -> dict[str, SplitSource]:
         contents = [found.files[file][1] for file in files]
         key = json_sha256([PREPARED, name, contents, *columns, task.language_pair])
         origin = {"dataset": found.dataset, "revision": found.commit}
-        splits[name] = SplitSource(key, partial(_read_hub, task, name, found, files), origin)
+        splits[name] = SplitSource(key, partial(_read_hub, task, name, found, files, cache_dir / key), origin)
     return splits
 
 
-def _read_hub(task: TaskConfig, name: str, found: hub_files.Listing, files: list[str]) -> Rows:
+def _read_hub(task: TaskConfig, name: str, found: hub_files.Listing, files: list[str], cache: Path) -> Rows:
     spec, paths = TASKS[task.name], [hub_files.fetch(found, file) for file in files]
-    tables = hub_data.tables_of(paths, spec.columns(task), str(found))
-    return hub_data.rows_of(tables, spec, task, name, str(found), limit_of(task, name))
+
+    def read() -> Rows:
+        tables = hub_data.tables_of(paths, spec.columns(task), str(found))
+        return hub_data.rows_of(tables, spec, task, name, str(found), limit_of(task, name))
+
+    return _kept(cache.parent, [cache.name, *_asked(task, name)], paths, read)
 
 
 def _from_demo(task: TaskConfig, cache_dir: Path) -> dict[str, SplitSource]:

@@ -111,7 +111,7 @@ def _references(record: dict[str, Any], where: str) -> list[str]:
     return texts
 
 
-def _ids(path: Path, records: _Records, split: Rows | None) -> list[str]:
+def _ids(path: Path, records: _Records, split: Rows | None) -> Sequence[str]:
     """Return the id of each record: with a split, each of the split's once."""
     rows = split.ids if split is not None else [str(index) for index in range(len(records))]
     if not any("id" in record for _, record in records):

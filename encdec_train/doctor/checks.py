@@ -11,9 +11,11 @@ from transformers import PretrainedConfig
 
 from encdec_train.batch import MicroBatch
 from encdec_train.config import Group, Precision, shared_groups, spelled
+from encdec_train.data.audit import audit
 from encdec_train.doctor.overfit import overfit
 from encdec_train.doctor.patient import Finding, Patient, Status
 from encdec_train.modeling import families
+from encdec_train.report.audit import warning_lines
 
 MANY_CUT, MANY_UNUSED = 0.10, 0.05  # shares from which on there is a warning; not studied
 SETTINGS = ("decoder_start_token_id", "eos_token_id", "pad_token_id")
@@ -85,6 +87,13 @@ def round_trip(patient: Patient) -> Finding:
     )
     remedy = "No output can hold them: choose another decoder, or score uncased"
     return Finding.of(lost, found, remedy, Status.warning)
+
+
+def data(patient: Patient) -> Finding:
+    """The audit of the pairs that were read has nothing to say; the run's own is of all pairs and splits."""
+    said = warning_lines(audit({"train": patient.split}, patient.codec)) if patient.split is not None else []
+    found = "; ".join(said) or f"nothing stands out in {patient.cut[2]:,} pairs"
+    return Finding.of(said, found, "Look at these pairs: the shares are of all that were read", Status.warning)
 
 
 def positions(patient: Patient) -> Finding:
@@ -264,6 +273,7 @@ CHECKS: dict[str, Callable[[Patient], Finding]] = {
     "generation settings": generation_settings,
     "truncation": truncation,
     "round trip": round_trip,
+    "data": data,
     "positions": positions,
     "vocabulary": vocabulary,
     "start token": start_token,

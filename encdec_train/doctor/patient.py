@@ -80,6 +80,7 @@ class Patient:
     search: SearchSettings
     config: TrainConfig
     cut: tuple[int, int, int] = (0, 0, 1)  # sources and targets that were cut, of so many pairs
+    split: EncodedSplit | None = None  # the pairs that were read
 
     @property
     def halves(self) -> tuple[tuple[str, Any], tuple[str, Any]]:
@@ -184,7 +185,7 @@ def patient_of(config: TrainConfig, session: Session, model: Any) -> Patient:  #
     texts, ids, targets = _short(split, codec, limit - PAST)
     micro = collate(ids, targets, codec.decoder_start_id, (codec.source_pad_id, codec.pad_id)).to(model.device)
     cut = (split.num_truncated_sources, split.num_truncated_targets, len(split))
-    return Patient(model, codec, ids, targets, texts, micro, search_of(config), config, cut)
+    return Patient(model, codec, ids, targets, texts, micro, search_of(config), config, cut, split)
 
 
 def _short(split: EncodedSplit, codec: TextCodec, limit: int) -> tuple[list[str], list[list[int]], list[list[int]]]:

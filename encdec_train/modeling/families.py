@@ -97,7 +97,8 @@ def layers(model: PreTrainedModel) -> tuple[str, nn.ModuleList]:
 def attention_of(half: PreTrainedModel) -> set[str]:
     """Return the attention that a half's modules are set to; inside a pair they do not read the half's own `config`."""
     configs = [getattr(module, "config", None) for module in half.modules() if module is not half]
-    return {config._attn_implementation for config in configs if isinstance(config, PretrainedConfig)}
+    found = {config._attn_implementation for config in configs if isinstance(config, PretrainedConfig)}
+    return found or {half.config._attn_implementation}  # XGLM's modules hold none
 
 
 def encoder_class(config: PretrainedConfig) -> type[PreTrainedModel] | None:

@@ -1,5 +1,7 @@
 """The training loss: our own forward through the two halves, and the head on label rows only."""
 
+from typing import cast
+
 import torch
 import torch.nn.functional as F  # noqa: N812 - the field's name for it
 from transformers import EncoderDecoderModel, PreTrainedModel
@@ -9,7 +11,9 @@ from encdec_train.modeling import causal, packed
 from encdec_train.modeling.families import base_model, head, is_causal
 
 
-def loss_sum(model: EncoderDecoderModel, micro: MicroBatch, label_smoothing: float = 0.0) -> torch.Tensor:
+def loss_sum(
+    model: EncoderDecoderModel, micro: MicroBatch, label_smoothing: float = 0.0, *, pack: bool = False
+) -> torch.Tensor:
     """Sum the cross-entropy over a micro-batch's labels.
 
     The sum, not the mean: the caller divides by the target tokens of the global batch, so that neither micro-batches
@@ -20,20 +24,23 @@ def loss_sum(model: EncoderDecoderModel, micro: MicroBatch, label_smoothing: flo
         model: The pair, or a causal LM.
         micro: `B` examples with `N` labels.
         label_smoothing: The share of probability spread evenly over the vocabulary.
+        pack: Compute no padding where `packed.suits`: the same loss to rounding, with other dropout masks.
 
     Returns:
         A scalar in nats, float32; zero with zero gradients when `N` is 0.
     """
-    decoder, hidden_NH = (model, causal.label_states(model, micro)) if is_causal(model) else _label_states(model, micro)
+    if is_causal(model):
+        decoder, hidden_NH = cast(PreTrainedModel, model), causal.label_states(model, micro)
+    else:
+        states = packed.hidden_states if pack and packed.suits(model, micro) else _padded
+        decoder, hidden_NH = model.decoder, states(model, micro)
     logits_NV = head(decoder, hidden_NH)
     logits_NV = logits_NV if logits_NV.dtype == torch.float64 else logits_NV.float()
     return F.cross_entropy(logits_NV, micro.labels_N, reduction="sum", label_smoothing=label_smoothing)
 
 
-def _label_states(model: EncoderDecoderModel, micro: MicroBatch) -> tuple[PreTrainedModel, torch.Tensor]:
-    """Return the decoder, and its hidden states that predict the labels."""
-    if packed.suits(model, micro):
-        return model.decoder, packed.hidden_states(model, micro)
+def _padded(model: EncoderDecoderModel, micro: MicroBatch) -> torch.Tensor:
+    """Return the decoder's hidden states that predict the labels, `[N, H]`."""
     encoded_BSH = encode(model, micro.source_ids_BS, micro.source_mask_BS)
     hidden_BTH: torch.Tensor = base_model(model.decoder)(
         input_ids=micro.decoder_ids_BT,
@@ -41,7 +48,7 @@ def _label_states(model: EncoderDecoderModel, micro: MicroBatch) -> tuple[PreTra
         encoder_attention_mask=micro.source_mask_BS,
         use_cache=False,
     ).last_hidden_state
-    return model.decoder, hidden_BTH[micro.target_mask_BT]
+    return hidden_BTH[micro.target_mask_BT]
 
 
 def encode(model: EncoderDecoderModel, source_ids_BS: torch.Tensor, source_mask_BS: torch.Tensor) -> torch.Tensor:

@@ -17,7 +17,7 @@ from transformers import AttentionInterface, EncoderDecoderModel
 
 from encdec_train.batch import MicroBatch
 from encdec_train.modeling.dropout import drop
-from encdec_train.modeling.families import COUNTED_FROM_PAD, base_model
+from encdec_train.modeling.families import COUNTED_FROM_PAD, base_model, is_causal
 
 NAME = "encdec_packed"
 CAUSAL_ENCODERS = {"gpt2"}  # each token of a source sees those before it only
@@ -25,11 +25,11 @@ TYPES = {"bert", "camembert", "gpt2", "roberta", "xlm-roberta"}  # what a test c
 
 
 def suits(model: EncoderDecoderModel, micro: MicroBatch) -> bool:
-    """Tell whether a micro-batch can be packed: on a CPU, both halves known, no activations recomputed in backward."""
-    halves = (model.encoder, model.decoder)
+    """Tell whether a micro-batch can be packed: on a CPU, and a pair of known halves."""
     return (
         micro.labels_N.device.type == "cpu"
-        and all(half.config.model_type in TYPES and not half.is_activation_checkpointing for half in halves)
+        and not is_causal(model)
+        and {model.encoder.config.model_type, model.decoder.config.model_type} <= TYPES
         and bool(micro.target_mask_BT[:, :1].all())  # a rank without examples has an empty target
     )
 
@@ -43,7 +43,7 @@ def hidden_states(model: EncoderDecoderModel, micro: MicroBatch) -> torch.Tensor
     sources, targets = micro.source_mask_BS.sum(1).tolist(), micro.target_mask_BT.sum(1).tolist()
     decoder: Any = base_model(model.decoder)
     projection: nn.Module | None = getattr(model, "enc_to_dec_proj", None)
-    with _attention(model):
+    with attention(model):
         encoded_1SH = model.encoder(
             input_ids=micro.source_ids_BS[micro.source_mask_BS][None],
             attention_mask=_layout(sources, sources, causal=model.encoder.config.model_type in CAUSAL_ENCODERS),
@@ -114,8 +114,11 @@ def _positions(lengths: Sequence[int], config: Any) -> torch.Tensor:  # noqa: AN
 
 
 @contextmanager
-def _attention(model: EncoderDecoderModel) -> Iterator[None]:
-    """Let every module attend with `attend`; layers may hold another config object than their half."""
+def attention(model: EncoderDecoderModel) -> Iterator[None]:
+    """Let every module attend with `attend`; layers may hold another config object than their half.
+
+    To be held over the backward pass too, where activations may be computed again.
+    """
     found: list[Any] = [module.config for module in model.modules() if hasattr(module, "config")]
     configs = {id(config): config for config in found}
     before = {key: config._attn_implementation for key, config in configs.items()}

@@ -7,6 +7,7 @@ from typing import Any
 
 from encdec_train import atomic
 from encdec_train.redact import redact_text
+from encdec_train.report.audit import section as audit_section
 from encdec_train.report.run_folder import RunRecord, Scores, curve, read_run
 from encdec_train.report.samples import Sample, mark_differences, pick_samples
 from encdec_train.report.svg import Series, line_chart, score_strip, smooth
@@ -38,7 +39,7 @@ def write_report(folder: Path) -> Path:
 
 def render(run: RunRecord) -> str:
     """Lay out the page. The policy in its head forbids the browser to load or run anything."""
-    sections = [_head(run), _scores(run), _curves(run), _samples(run), _details(run)]
+    sections = [_head(run), _scores(run), _curves(run), _samples(run), audit_section(run.audit), _details(run)]
     return f"""<!DOCTYPE html>
 <html lang="en">
 <head>

@@ -27,6 +27,7 @@ class RunRecord:
     scores: Scores  # split, metric, then `value`, `signature` and `ci95`
     baselines: Mapping[str, Scores]  # a `scores` for each baseline
     predictions: Mapping[str, Path]  # the prediction file of each split
+    audit: Row  # `audit.json`
 
 
 def read_run(folder: Path) -> RunRecord:
@@ -49,6 +50,7 @@ def read_run(folder: Path) -> RunRecord:
         scores=_scored(scores),
         baselines={name: _scored(found) for name, found in baselines.items()},
         predictions={path.stem: path for path in sorted((folder / "predictions").glob("*.jsonl"))},
+        audit=_read_json(folder / "audit.json"),
     )
 
 

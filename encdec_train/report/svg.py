@@ -64,6 +64,25 @@ def line_chart(series: Sequence[Series], x_label: str, y_label: str, size: tuple
     return "".join(parts)
 
 
+def histogram(counts: Sequence[int], width: int, x_label: str, size: tuple[int, int] = (455, 220)) -> str:
+    """Draw how many values lie in each of the bins `0..width-1`, `width..2*width-1` and so on.
+
+    Returns:
+        An `<svg>` element, or nothing when there is nothing to count.
+    """
+    if not sum(counts):
+        return ""
+    x = Axis(0, len(counts) * width, _LEFT + 8, size[0] - _RIGHT, x_label)
+    y = Axis(0, max(counts) * 1.04, size[1] - _BOTTOM, _TOP, "")
+    parts = [f'<svg class="chart" viewBox="0 0 {size[0]} {size[1]}" role="img" aria-label="{escape(x_label)}">']
+    for index, count in enumerate(counts):
+        left, right, top = x(index * width), x((index + 1) * width), y(count)
+        tip = _tip(f"{index * width} to {(index + 1) * width - 1}: {count:,}")
+        shape = f'x="{left:.1f}" y="{top:.1f}" width="{right - left - 0.5:.1f}" height="{y.start - top:.1f}"'
+        parts.append(f'<rect class="bar" {shape}>{tip}</rect>' if count else "")
+    return "".join([*parts, *_grid(x, y, size[0]), "</svg>"])
+
+
 def score_strip(value: float, ci95: Sequence[float] | None, baselines: Mapping[str, float], size: int = 200) -> str:
     """Draw a score on 0-100 as a mark within its interval, baselines as rings; beyond the scale they sit at its end."""
 

@@ -17,7 +17,7 @@ from transformers import EncoderDecoderModel
 from encdec_train import distributed
 from encdec_train.batch import StepBatch
 from encdec_train.config import OptimConfig, Precision
-from encdec_train.modeling import dropout
+from encdec_train.modeling import dropout, packed
 from encdec_train.modeling.loss import loss_sum
 from encdec_train.modeling.precision import autocast
 from encdec_train.training.optim import build_optimizer, learning_rate
@@ -74,10 +74,12 @@ class Seq2SeqModule(pl.LightningModule):
         for index, micro in enumerate(batch.micro_batches):
             self._seed_dropout(batch.step, index)
             with contextlib.nullcontext() if index == last else self._without_sync():
-                with self.autocast():
-                    summed = loss_sum(self.model, micro, self._optim.label_smoothing)
-                distributed.moved(f"the backward pass of step {batch.step}", waits=index == last)
-                self.manual_backward(summed * scale)
+                pack = packed.suits(self.model, micro)
+                with packed.attention(self.model) if pack else contextlib.nullcontext():
+                    with self.autocast():
+                        summed = loss_sum(self.model, micro, self._optim.label_smoothing, pack=pack)
+                    distributed.moved(f"the backward pass of step {batch.step}", waits=index == last)
+                    self.manual_backward(summed * scale)
             shared[0] += summed.detach()
         if distributed.world_size() > 1:
             shared[1:] = torch.tensor(self.stop_wish.counts())

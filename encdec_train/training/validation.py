@@ -74,7 +74,9 @@ class Validator:
         for indices in split_batch(everything, self._lengths, self._max_micro_tokens, ranks)[rank]:
             distributed.moved("the loss of a validation")
             micro = collate(*self._split.take(indices), self._codec.decoder_start_id, pads).to(module.device)
-            total += torch.stack([loss_sum(module.model, micro).double(), torch.tensor(len(micro.labels_N)).to(total)])
+            total += torch.stack(
+                [loss_sum(module.model, micro, pack=True).double(), torch.tensor(len(micro.labels_N)).to(total)]
+            )
         distributed.moved("the loss of a validation", waits=True)
         summed, tokens = distributed.all_sum(total).tolist()
         return float(summed / tokens)

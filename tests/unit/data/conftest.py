@@ -8,7 +8,7 @@ import pytest
 
 from encdec_train.data import preprocess
 from encdec_train.data.load import Rows
-from encdec_train.data.preprocess import EncodedSplit, Limits, TextCodec
+from encdec_train.data.preprocess import Limits, TextCodec
 
 SPECIALS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 WORDS = ["the", "cat", "dog", "sat", "ran", "and", "##s", ".", ",", "a", "b", "c", "'", "t", "don", "it"]
@@ -71,9 +71,9 @@ def counted(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     names: list[str] = []
     encode = preprocess._encoded
 
-    def counting(rows: Rows, codec: TextCodec, limits: Limits, name: str) -> EncodedSplit:
+    def counting(rows: Rows, codec: TextCodec, limits: Limits, name: str, write: Any) -> Any:
         names.append(name)
-        return encode(rows, codec, limits, name)
+        return encode(rows, codec, limits, name, write)
 
     monkeypatch.setattr(preprocess, "_encoded", counting)
     return names

@@ -1,3 +1,4 @@
+import errno
 import multiprocessing
 import os
 import pickle
@@ -12,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from encdec_train.config import Overlong
-from encdec_train.data import preprocess, token_cache
+from encdec_train.data import preprocess, store
 from encdec_train.data.load import Rows, load_file
 from encdec_train.data.preprocess import EncodedSplit, Limits, TextCodec, codec_fingerprint, encode_split
 from encdec_train.errors import ConfigError, DataError, ModelError
@@ -141,7 +142,7 @@ def test_examples_are_found_across_batches(codec: TextCodec, tmp_path: Path) -> 
     words = ["a", "b", "c"]
     many = pairs(*((" ".join(words[: 1 + n % 3]), words[n % 3]) for n in range(2501)))
     for split in (encoded(many, codec), encoded(many, codec, cache_dir=tmp_path, cache_key="k")):
-        assert len(split.tokens.data.column("source_ids").chunks) == 3
+        assert len(split.tokens.table.column("source_ids").chunks) == 3
         for n in (0, 999, 1000, 1999, 2000, 2500):
             assert split.source_ids[n].tolist() == [CLS, *[A, B, C][: 1 + n % 3], SEP]
             assert split.target_ids[n].tolist() == [[A, B, C][n % 3], SEP]
@@ -221,7 +222,8 @@ def test_the_cache_is_used_again_and_says_the_same(
         split = encoded(rows, codec, limits, cache_dir=tmp_path / "ünï x", cache_key="k")
         assert as_lists(split) == as_lists(fresh)
         assert (split.num_truncated_sources, split.num_truncated_targets) == (2, 1)
-        assert split.tokens.cache_files  # memory-mapped
+        assert split.tokens.pages is not None  # memory-mapped
+        assert split.tokens.lengths.tolist() == [[4, 3], [4, 3], [3, 2]]
     assert counted == ["train"] * 2  # the one without a cache, and the first with one
     assert [path.name for path in (tmp_path / "ünï x" / "tokens").iterdir()] == ["k"]
     assert capfd.readouterr() == ("", "")
@@ -244,8 +246,8 @@ DAMAGE = {
     "cut": lambda folder: os.truncate(arrow_file(folder), arrow_file(folder).stat().st_size - 8),
     "zeroed": zero_middle,
     "no shard": lambda folder: arrow_file(folder).unlink(),
-    "no state": lambda folder: (folder / "state.json").unlink(),
-    "other state": lambda folder: (folder / "state.json").write_text("{}"),
+    "no lengths": lambda folder: (folder / "lengths.npy").unlink(),
+    "one file more": lambda folder: (folder / "more").touch(),
     "no manifest": lambda folder: (folder / "MANIFEST.json").unlink(),
     "cut manifest": lambda folder: os.truncate(folder / "MANIFEST.json", 20),
     "list manifest": lambda folder: (folder / "MANIFEST.json").write_text("[]"),
@@ -279,32 +281,32 @@ def test_a_folder_that_cannot_be_written_is_named(rows: Rows, codec: TextCodec, 
 def test_a_full_disk_leaves_nothing_behind(
     rows: Rows, codec: TextCodec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from datasets import Dataset
-
-    def fill(_self: Dataset, path: str) -> None:
-        Path(path, "data-00000-of-00001.arrow").write_bytes(b"half")
+    def fill(*_: Any) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(Dataset, "save_to_disk", fill)
+    monkeypatch.setattr("encdec_train.data.preprocess.np.save", fill)  # after the tokens, half of the folder
     with pytest.raises(ConfigError, match="No space left on device. Free space there or set run.cache_dir"):
         encoded(rows, codec, cache_dir=tmp_path, cache_key="k")
     assert list((tmp_path / "tokens").iterdir()) == []
 
 
-@pytest.mark.parametrize("moment", ["shutil.rmtree", "_encoded"])  # just before the rename, or long before it
-def test_whoever_comes_second_leaves_the_first_ones_folder(
-    rows: Rows, codec: TextCodec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, moment: str
+@pytest.mark.faults
+def test_without_locks_whoever_comes_second_leaves_the_first_ones_folder(
+    rows: Rows, codec: TextCodec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    place = "shutil.rmtree" if "rmtree" in moment else f"{preprocess.__name__}.{moment}"
-    original, inodes = shutil.rmtree if "rmtree" in moment else preprocess._encoded, []
+    original, inodes = preprocess._encoded, []
 
-    def overtaken(*args: Any, **options: Any) -> Any:
-        monkeypatch.setattr(place, original)
+    def no_locks(*_: Any) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    def overtaken(*args: Any) -> Any:
+        monkeypatch.setattr(preprocess, "_encoded", original)
         encoded(rows, codec, cache_dir=tmp_path, cache_key="k")  # another process, meanwhile
         inodes.append((tmp_path / "tokens" / "k").stat().st_ino)
-        return original(*args, **options)
+        return original(*args)
 
-    monkeypatch.setattr(place, overtaken)
+    monkeypatch.setattr("fcntl.flock", no_locks)
+    monkeypatch.setattr(preprocess, "_encoded", overtaken)
     split = encoded(rows, codec, cache_dir=tmp_path, cache_key="k")
     assert as_lists(split) == as_lists(encoded(rows, codec))
     assert inodes == [(tmp_path / "tokens" / "k").stat().st_ino]
@@ -341,7 +343,7 @@ def test_two_processes_that_build_at_once_leave_whole_caches(letters: TextCodec,
     assert [process.exitcode for process in processes] == [0, 0]
     folders = {tmp_path / "tokens" / f"k{index}" for index in range(NUM_ROUNDS)}
     assert set((tmp_path / "tokens").iterdir()) == folders
-    assert all(token_cache.read(folder, len(rows)) is not None for folder in folders)
+    assert all((store.facts(folder) or {})["rows"] == len(rows) for folder in folders)
 
 
 def test_a_split_is_pickled_by_the_name_of_its_file(codec: TextCodec, tmp_path: Path) -> None:

@@ -4,10 +4,13 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from encdec_train.config import Overlong, TaskConfig
-from encdec_train.data.hub_data import part
+from encdec_train.data import sources
+from encdec_train.data.hub_data import part, taken
+from encdec_train.data.load import Rows
 from encdec_train.data.sources import limit_of, splits_of
 from encdec_train.errors import ConfigError, DataError
 
@@ -140,3 +143,37 @@ def test_the_pair_of_a_task_is_part_of_the_fingerprint(task: TaskConfig, tmp_pat
     )
     assert there.fingerprint != back.fingerprint
     assert (there.load().sources, back.load().sources) == (["a"], ["b"])
+
+
+def test_large_originals_are_read_once_and_mapped_then(
+    task: TaskConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "train.tsv"
+    file.write_text("".join(f"a {n} and b .\ta {n} . <::::> b .\n" for n in range(9)), encoding="utf-8")
+    large = replace(task, name="wikisplit", train_file=str(file), validation_file=None, test_file=None,
+                    num_train_examples=7)  # fmt: skip
+    plain = splits_of(large, tmp_path / "cache")["train"].load()
+    assert not (tmp_path / "cache").exists()
+    monkeypatch.setattr(sources, "CACHED_FROM_BYTES", 1)
+    reads = []
+    tables_of_file = sources.hub_data.tables_of_file
+    monkeypatch.setattr(sources.hub_data, "tables_of_file", lambda *given: reads.append(1) or tables_of_file(*given))
+    for _ in range(2):
+        kept = splits_of(large, tmp_path / "cache")["train"].load()
+        for name in ("ids", "sources", "targets", "references"):
+            assert list(getattr(kept, name)) == list(getattr(plain, name))
+        assert len(kept) == 7
+    assert len(reads) == 1
+    turned = splits_of(replace(large, reverse=True), tmp_path / "cache")["train"].load()
+    assert (turned.sources[0], turned.targets[0]) == (plain.targets[0], plain.sources[0])
+    assert len(reads) == 2
+
+
+def test_rows_are_written_and_read_as_they_are(tmp_path: Path) -> None:
+    rows = Rows(["b", "ü"], ["x\ny", "ß"], ["1", "2"], [["1", "one"], ["2"]])
+    rows.write(tmp_path / "rows.arrow")
+    found = Rows.mapped(tmp_path / "rows.arrow")
+    for name in ("ids", "sources", "targets", "references"):
+        assert list(getattr(found, name)) == list(getattr(rows, name))
+    chosen = taken(found, np.array([1]))
+    assert (list(chosen.ids), list(chosen.references)) == (["ü"], [["2"]])
