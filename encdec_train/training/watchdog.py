@@ -57,6 +57,7 @@ class Watch:
         self._rank, self._stop = distributed.rank(), threading.Event()
         self._file: IO[bytes] | None = None
         self._failed: str | None = None
+        self._stopped: list[int] = []  # processes of this machine that do not breathe
         self._peers = {rank: Peer() for rank in range(ranks)}
         self._thread = threading.Thread(target=self._watch, name="watchdog", daemon=True)
 
@@ -153,10 +154,8 @@ class Watch:
             return None
         silent = frozen or [p for p in peers if not p.sign["waits"]] or peers
         said = [f"{_named(p)} since {now - p.moved_at:.0f} s, at {p.sign['doing']}" for p in silent]
-        for peer in frozen:
-            with suppress(OSError):  # a stopped process cannot end, nor show its stack
-                if peer.sign["host"] == os.uname().nodename and not self._is_gone(peer.sign["rank"]):
-                    os.kill(peer.sign["pid"], signal.SIGCONT)
+        here = [p.sign for p in frozen if p.sign["host"] == os.uname().nodename and not self._is_gone(p.sign["rank"])]
+        self._stopped = [sign["pid"] for sign in here]
         return f"no rank got on for trainer.stall_seconds={self._limit}; silent: {'; '.join(said)}"
 
     def _culprit(self) -> str | None:
@@ -210,6 +209,9 @@ class Watch:
         console.say(f"rank {self._rank}: {fault('watchdog', 'every rank to get on', None, why, self._remedy()[:-1])}")
         sys.stderr.flush()
         time.sleep(2 * LOOK_SECONDS if with_stacks else 0)  # the others read it, and show theirs
+        for process in self._stopped:  # last, or it would go on as if nothing had been: woken up it finds nobody
+            with suppress(OSError):
+                os.kill(process, signal.SIGCONT)
         os._exit(1)
 
     def _remedy(self) -> str:
