@@ -89,13 +89,17 @@ def test_07_a_disk_that_cannot_be_written(disk: Path, new_run: Callable[..., Any
 def test_07_a_disk_that_turns_read_only(disk: Path, new_run: Callable[..., Any], note: Callable[..., None]) -> None:
     run = new_run(*RUN)
     argv = ["train", *RUN, f"run.output_dir={disk}", "run.name=run", "trainer.log_every_steps=100"]
-    end = run.start(1, "read_only_disk", 5, [0], environment={"FAULT_PLACE": str(disk)}, argvs=[argv])
+    place = disk / "run" / "checkpoints"
+    end = run.start(1, "read_only_disk", 5, [0], environment={"FAULT_PLACE": str(place)}, argvs=[argv])
     assert end.statuses == [1], end.err[0]
     assert "step_00000006: expected room and rights for " in end.err[0]
     assert "Read-only file system" in end.err[0]
-    subprocess.run(["mount", "-o", "remount,rw", str(disk)], check=True)
+    assert [path.name for path in place.iterdir()] == ["step_00000004"]
+    subprocess.run(["umount", str(place)], check=True)
     assert run.start(1, argvs=[argv]).statuses == [0]
-    note(7, "the disk turns read-only at step 5: said at the first save, status 1", end, "1 step made again")
+    note(
+        7, "the checkpoints' disk turns read-only at step 5: said at the first save, status 1", end, "1 step made again"
+    )
 
 
 def test_07_a_folder_that_vanishes(new_run: Callable[..., Any], note: Callable[..., None]) -> None:

@@ -123,8 +123,12 @@ def fill(place: Path) -> None:
 
 
 def on_read_only_disk(step: int) -> None:
-    command = ["mount", "-o", "remount,ro", os.environ.get("FAULT_PLACE", "")]
-    once_in_step(step, lambda: subprocess.run(command, check=True) and None)
+    def act() -> None:
+        place = os.environ["FAULT_PLACE"]
+        subprocess.run(["mount", "--bind", place, place], check=True)
+        subprocess.run(["mount", "-o", "remount,bind,ro", place], check=True)
+
+    once_in_step(step, act)
 
 
 def on_vanished_folder(step: int) -> None:
