@@ -378,6 +378,9 @@ def preload() -> None:
 
 def serve() -> None:
     """Answer orders until stdin ends."""
+    signal.signal(
+        signal.SIGINT, signal.default_int_handler
+    )  # a shell's background process ignores it, and so would runs
     preload()
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)  # nothing but answers may come out there
