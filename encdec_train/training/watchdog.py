@@ -93,10 +93,12 @@ class Watch:
                 with suppress(OSError):
                     text = redact_text("".join(traceback.format_exception(error)))
                     atomic.write(self._error_file("error"), text.encode(errors="replace"))
-        elif self._file is not None:
-            with suppress(OSError):
-                self._path(self._rank).unlink()
-                self._path(self._rank).parent.rmdir()  # the last one; not empty before
+        else:
+            with suppress(OSError, ValueError):
+                for path in self._path(0).parent.iterdir():  # those of ranks that an earlier start had, too
+                    if int(path.name) == self._rank or int(path.name) >= self._ranks:
+                        path.unlink(missing_ok=True)
+                self._path(0).parent.rmdir()  # the last one; not empty before
         if self._file is not None:
             self._file.close()
         if why is not None:

@@ -91,7 +91,7 @@ def test_25_a_poor_environment(tiny_bert: Path, place: Path, tmp_path: Path, not
     done = subprocess.run(command, env=environment, cwd=place, capture_output=True, timeout=400, check=False)
     assert done.returncode == 0, done.stderr.decode(errors="replace")
     assert (folder / "run" / "metrics.json").is_file()
-    assert [path.name for path in elsewhere.iterdir()] == []
+    assert [path.name for path in elsewhere.rglob("*") if path.is_file()] == []  # torch leaves an empty folder
     open_to_others = [
         path for path in (folder / "run").rglob("*") if not path.is_symlink() and path.stat().st_mode & 0o077
     ]

@@ -110,6 +110,14 @@ def test_nothing_is_left_of_a_run_that_went_well(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+def test_ranks_of_an_earlier_start_are_forgotten(tmp_path: Path) -> None:
+    (tmp_path / ".ranks").mkdir()
+    (tmp_path / ".ranks" / "3").write_text("{}")
+    with Watch(tmp_path, 1, None):
+        pass
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_process_that_stands_still_ends(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     child = os.fork()
     if child == 0:
