@@ -221,6 +221,7 @@ def rows() -> Iterator[list[tuple[int, str]]]:
     target = os.environ.get("FAULT_TABLE")
     if target:
         text = Path(target).read_text(encoding="utf-8")
+        text += "" if FAULTS_HEADER in text else f"\n## What happened\n\n{FAULTS_HEADER}"
         before, _, rest = text.partition(FAULTS_HEADER)
         after = rest[rest.find("\n\n") + 1 :] if "\n\n" in rest else ""
         lines = "".join(f"{line}\n" for _, line in sorted(found, key=lambda row: row[0]))
