@@ -231,7 +231,7 @@ def test_the_state_is_plain_json(new_model: Callable[..., Any], make_run: Callab
     state = json.loads((made.root / "checkpoints" / "step_00000001" / "state.json").read_text())
     assert state == {
         "progress": {"metric": "loss",
-            "best_step": 1, "best_value": made.callback.progress.best_value, "validations_since_best": 0
+            "best_step": 1, "best_value": made.callback.progress.best_value, "validations_since_best": 0, "skipped_steps": 0
         },
         "validation_due": False, "step": 1,
     }  # fmt: skip
