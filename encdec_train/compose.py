@@ -169,6 +169,9 @@ def _compose_values(verb: str, overrides: Sequence[str], config_dir: str | None)
     try:
         with _callers_hydra_aside(), initialize_config_dir(str(root), version_base="1.3"):
             composed = hydra_compose(name, [*overrides, *extra])
+        if caller := _resolver(OmegaConf.to_container(composed, resolve=False)):
+            reason, remedy = "a config calls nothing, and what is in the environment stays there", "Write the value"
+            raise ConfigError(fault(caller, "a value or ${another.key}", None, reason, remedy))
         values = OmegaConf.to_container(composed, resolve=True)
     except (HydraException, OmegaConfBaseException, YAMLError) as error:
         reason = re.sub(r"\s+", " ", str(error)).strip()
@@ -176,6 +179,17 @@ def _compose_values(verb: str, overrides: Sequence[str], config_dir: str | None)
     if found := _target(values):
         raise ConfigError(fault(found, "values only", None, "a config never names code", "Remove it"))
     return typing.cast(dict[str, Any], values)
+
+
+def _resolver(value: object, key: str = "") -> str:
+    """Return the first key whose value calls a resolver, as `${oc.env:HOME}` does; not one for `${another.key}`."""
+    if isinstance(value, dict | list):
+        items = value.items() if isinstance(value, dict) else enumerate(value)
+        return next(filter(None, (_resolver(item, f"{key}.{name}".lstrip(".")) for name, item in items)), "")
+    text = str(value).replace("\\\\", "").replace("\\${", "")
+    while (simpler := re.sub(r"\$\{[\w.\[\]]+\}", "", text)) != text:
+        text = simpler
+    return key if "${" in text else ""
 
 
 def _beginning(verb: str, parsed: Sequence[Any]) -> tuple[Path, str]:

@@ -182,6 +182,7 @@ class TrainerConfig:
     best_metric: str  # `loss` or a metric of the task
     patience_validations: int | None = within(1)  # validations without a better best_metric before the run stops
     decoded_examples: int = within(0)  # of the validation split, at each validation; 0: its loss only
+    stall_seconds: int | None = within(5)  # so long no rank gets on before the run is ended; null: it is never
 
 
 @dataclass(kw_only=True)

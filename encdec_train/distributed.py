@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     import torch
 
 T = TypeVar("T")
+Move = tuple[int, str | None, bool]  # how many so far, with what this rank is busy, whether it waits for others
+_moves: list[Move] = [(0, None, False)]
 
 
 @dataclass(frozen=True)
@@ -116,6 +118,16 @@ def joined() -> Iterator[None]:
         yield
     finally:
         dist.destroy_process_group()
+
+
+def moved(doing: str | None, *, waits: bool = False) -> None:
+    """Note that this rank gets on, with what, and whether it waits for others now; None where that may take hours."""
+    _moves[0] = (_moves[0][0] + 1, doing, waits)
+
+
+def last_move() -> Move:
+    """Return what was noted last, for the watchdog."""
+    return _moves[0]
 
 
 def start_sum(values: "torch.Tensor") -> Callable[[], object]:

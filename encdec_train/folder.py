@@ -7,16 +7,18 @@ under an existing name is refused with the difference shown. Reads no tensor, so
 import fcntl
 import json
 import os
+import shutil
 import weakref
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, cast
 
 from encdec_train.config import TrainConfig, to_dict
 from encdec_train.errors import ConfigError, fault
 from encdec_train.fingerprint import json_sha256
+from encdec_train.redact import redact
 
 EXECUTION = {"num_workers", "max_micro_tokens"}  # of the data section: how a step is computed, not what it is
 STEP_KEYS = ("max_steps", "max_epochs", "precision")  # of the trainer section; the others are execution
@@ -93,7 +95,7 @@ class RunFolder:
         """
         theirs = self.manifest().get("identity")
         if theirs is None:
-            strangers = sorted(path.name for path in self.path.glob("[!.]*") if path.name != JOB_FOLDER)
+            strangers = sorted(path.name for path in self.path.glob("[!.]*") if path.name not in {JOB_FOLDER, "errors"})
             if strangers:
                 expected = "a new name, or the folder of an earlier run"
                 reason = f"{self.path} holds {', '.join(strangers[:4])}, and no training run made it"
@@ -119,7 +121,11 @@ class RunFolder:
         """
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-            file = (self.path / ".lock").open("a+", encoding="utf-8")
+            if self.path.is_symlink():
+                reason = "what is written would land elsewhere"
+                raise ConfigError(fault("run.name", "a folder and no link to one", str(self.path), reason))
+            lock = os.open(self.path / ".lock", os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW, 0o666)
+            file = os.fdopen(lock, "a+", encoding="utf-8")
         except OSError as error:
             where = str(self.path.parent)
             raise ConfigError(fault("run.output_dir", "a folder that can be written", where, str(error))) from error
@@ -143,7 +149,8 @@ class RunFolder:
 
     def _remove_if_empty(self) -> None:
         with suppress(OSError):
-            if [path.name for path in self.path.iterdir()] == [".lock"]:
+            if {path.name for path in self.path.iterdir()} <= {".lock", ".ranks"}:
+                shutil.rmtree(self.path / ".ranks", ignore_errors=True)
                 (self.path / ".lock").unlink()
                 self.path.rmdir()
 
@@ -175,7 +182,17 @@ def identify(config: TrainConfig, data: Mapping[str, str], checkpoints: Mapping[
 
 
 def open_folder(config: TrainConfig, identity: Mapping[str, Any]) -> RunFolder:
-    """Name the run's folder, from its identity where the user gave no name; nothing is created."""
+    """Name the run's folder, from its identity where the user gave no name; nothing is created.
+
+    Raises:
+        ConfigError: When a value is a key or a password: the config is written down, uploaded and shared.
+    """
+    plain = to_dict(config)
+    if shown := difference(plain, cast("dict[str, Any]", redact(plain))):
+        expected, remedy = "no key, token or password in a config", "Set it in the environment"
+        raise ConfigError(
+            [fault(key, expected, None, "the config is written and uploaded", remedy) for key, *_ in shown]
+        )
     name = config.run.name or f"{config.task.name}-{config.model.name}-{json_sha256(identity)[:6]}"
     return RunFolder(Path(config.run.output_dir) / name, identity)
 

@@ -4,6 +4,7 @@ import shlex
 import shutil
 import sys
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -77,17 +78,21 @@ def train(config: TrainConfig, preflight: Preflight | None = None) -> Path:
 
 def make_once(config: TrainConfig, wish: StopWish, preflight: Preflight | None = None) -> Path:
     """Make the run, where it is not made yet; one process, or the ranks of one run, can at a time."""
+    from encdec_train.training.watchdog import Watch
+
     folder, sources = find_folder(config)
     folder.check_identity()
     if folder.is_finished():
         console.say(folder.finished_message(config))
-    elif distributed.rank() > 0:
-        make(config, folder, sources, wish, preflight)
-    else:
-        with folder.lock():
-            folder.check_identity()  # again: another process may have made it while this one came here
-            if not folder.is_finished():
+        return folder.path
+    main = distributed.rank() == 0
+    with folder.lock() if main else nullcontext():
+        folder.check_identity()  # again: another process may have made it while this one came here
+        if not folder.is_finished():
+            if main:
                 requeue.check_progress(folder.path, folder.last_step())
+            ranks = config.trainer.devices * config.trainer.num_nodes
+            with Watch(folder.path, ranks, config.trainer.stall_seconds):
                 make(config, folder, sources, wish, preflight)
     return folder.path
 
@@ -133,6 +138,7 @@ def make(
     try:
         step = fit(run, started, folder.path)
         scores = score_tests(config, session, started.model, folder.path / "predictions")
+        distributed.moved(None)  # what follows is rank 0's alone, and may take as long as it likes
         if main:
             export(run, started, scores, step)
             write_json(folder.metrics, scores)  # what exists is kept whatever becomes of the baselines
@@ -143,6 +149,7 @@ def make(
         outcome = Outcome.stopped
         raise
     finally:
+        distributed.moved(None)
         tracker.finish(flat(scores), outcome)
     if main:
         finish(run, scores, baselines)

@@ -92,6 +92,10 @@ class Seq2SeqDataModule(pl.LightningDataModule):
         self._split, self._codec, self._plan = split, codec, plan
         self._max_micro_tokens, self._steps, self._num_workers = max_micro_tokens, steps, num_workers
 
+    def ids(self, step: int) -> list[str]:
+        """Name the examples of a step's global batch."""
+        return [self._split.rows.ids[int(index)] for index in self._plan.batch(step)[1]]
+
     def transfer_batch_to_device(self, batch: StepBatch, device: torch.device, dataloader_idx: int) -> StepBatch:
         """Copy the micro-batches; the counts stay where they are."""
         return replace(batch, micro_batches=[micro.to(device) for micro in batch.micro_batches])

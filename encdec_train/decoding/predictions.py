@@ -91,6 +91,7 @@ def predict(
     mine = range(distributed.rank(), len(indices), distributed.world_size())
     work = _Work(engine, split, codec, settings, label)
     found = [(position, one.texts[0]) for position, one in work.predict({p: indices[p] for p in mine})]
+    distributed.moved(label, waits=True)
     return distributed.gather_ordered(found)
 
 
@@ -111,6 +112,7 @@ def predict_file(
         order = missing[(-split.source_lengths[missing]).argsort(kind="stable")]
         for index, one in work.predict({int(i): int(i) for i in order[distributed.rank() :: ranks]}):
             journal.append(index, one.values)
+        distributed.moved(label, waits=True)
         distributed.barrier()
         if distributed.rank() == 0:
             journal.finish(lambda index, values: _line(rows, index, values))
@@ -148,6 +150,7 @@ class _Work:
             found = predictions(self.engine, self.codec, sources, self.settings, name)
             for done, (number, one) in enumerate(found, start=1):
                 close += one.close
+                distributed.moved(self.label)
                 bar.advance(sentences_per_second=done / max(time.monotonic() - started, 1e-3))
                 yield number, one
         if close:

@@ -12,6 +12,7 @@ import torch
 from encdec_train import console, distributed
 from encdec_train.batch import StepBatch
 from encdec_train.config import TrainerConfig
+from encdec_train.data.datamodule import Seq2SeqDataModule
 from encdec_train.errors import CheckpointError, ClusterError, EncDecError, fault
 from encdec_train.metrics import LOWER_IS_BETTER
 from encdec_train.training import checkpoint as checkpoints
@@ -20,6 +21,9 @@ from encdec_train.training.metrics_log import MetricsLog
 from encdec_train.training.module import Seq2SeqModule
 from encdec_train.training.telemetry import Telemetry
 from encdec_train.training.validation import Validator
+
+MAX_SKIPPED_STEPS = 3  # updates left out because the gradient was not finite, before a run stops
+SHOWN_IDS = 16  # of the examples of a step that was left out
 
 
 @dataclass
@@ -31,12 +35,14 @@ class Progress:
         best_step: The step of the best validation, None before the first.
         best_value: Its value.
         validations_since_best: How many have come since.
+        skipped_steps: Updates that were left out because the gradient was not finite.
     """
 
     metric: str
     best_step: int | None = None
     best_value: float | None = None
     validations_since_best: int = 0
+    skipped_steps: int = 0
 
     def take(self, step: int, value: float, lower_is_better: bool) -> None:
         """Count one validation."""
@@ -79,6 +85,7 @@ class EveryStep(pl.Callback):
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Put the optimizer back where it was, and the model in train mode (known_defects D7)."""
         module, resumed, self._resumed = cast(Seq2SeqModule, pl_module), self._resumed, None
+        distributed.moved("the first step")
         _check_ranks_agree(str(self._folder), resumed)
         module.model.train()
         self._telemetry = Telemetry(module.model, self._config.precision, distributed.world_size())
@@ -116,7 +123,9 @@ class EveryStep(pl.Callback):
         logged = last or self._is_due(self._config.log_every_steps)
         due = last or self._is_due(self._config.validate_every_steps)
         saved = due or asked or step in self._averaged or self._is_due(self._config.checkpoint_every_steps)
-        if logged or saved:
+        if outputs["skipped"]:
+            self._count_skipped(outputs, trainer)
+        elif logged or saved:
             self._check_finite(outputs)
         if logged:
             self._log_step(outputs, batch)
@@ -124,6 +133,8 @@ class EveryStep(pl.Callback):
         if due and not postponed:
             self._validate(cast(Seq2SeqModule, pl_module))
             asked = cast(Seq2SeqModule, pl_module).anyone_asked_to_stop()  # meanwhile
+        if outputs["skipped"]:  # weights that may be about to break do not push out a good checkpoint
+            saved = last or asked or self.progress.best_step == step
         if saved:
             self._save(trainer, cast(Seq2SeqModule, pl_module), validation_due=postponed)
         if due and self.is_over and not last:
@@ -153,19 +164,23 @@ class EveryStep(pl.Callback):
     def _check_finite(self, outputs: Mapping[str, Any]) -> None:
         loss, grad_norm = float(outputs["loss"]), float(outputs["grad_norm"])
         if not math.isfinite(loss) or not math.isfinite(grad_norm):
-            raise EncDecError(
-                fault(
-                    "train/loss",
-                    "a finite loss and gradient",
-                    f"{loss} and {grad_norm}",
-                    f"the weights are broken at step {self.step}; the last checkpoint is from before",
-                    "Lower optim.lr or raise optim.warmup_steps",
-                )
-            )
+            raise _broken(loss, grad_norm, f"the weights are broken at step {self.step}")
+
+    def _count_skipped(self, outputs: Mapping[str, Any], trainer: pl.Trainer) -> None:
+        """Say which examples made a gradient that is no number; stop when there have been too many."""
+        self.progress.skipped_steps += 1
+        found, limit = float(outputs["loss"]), MAX_SKIPPED_STEPS
+        ids = cast(Seq2SeqDataModule, trainer.datamodule).ids(self.step)  # type: ignore[attr-defined]
+        shown = ", ".join(ids[:SHOWN_IDS]) + (f" and {len(ids) - SHOWN_IDS} more" if len(ids) > SHOWN_IDS else "")
+        count = f"{self.progress.skipped_steps} so far, at most {limit}"
+        console.warn(f"step {self.step}: the loss is {found}, its gradient not finite; not applied ({count}): {shown}")
+        if self.progress.skipped_steps > limit:
+            raise _broken(found, float(outputs["grad_norm"]), f"step {self.step} is one too many ({count})")
 
     def _log_step(self, outputs: Mapping[str, Any], batch: StepBatch) -> None:
         loss = float(outputs["loss"])
         times = self._telemetry.columns()
+        skipped = {"train/skipped_steps": self.progress.skipped_steps} if outputs["skipped"] else {}
         self._log.log(
             batch.step,
             {
@@ -174,6 +189,7 @@ class EveryStep(pl.Callback):
                 "train/epoch": batch.epoch,
                 "optim/lr": float(outputs["lr"]),
                 **times,
+                **skipped,
             },
         )
         self._bar.advance(self.step - self._shown, loss=loss, tokens_per_second=times["time/tokens_per_second"])
@@ -199,7 +215,15 @@ class EveryStep(pl.Callback):
             whole = [step for step in checkpoints.steps(self._folder) if step <= self.step]  # later ones are damaged
             kept = set(whole[-self._config.keep_last :]) | self._averaged
             checkpoints.prune(self._folder, kept | {self.progress.best_step or self.step})
+        distributed.moved(f"the checkpoint of step {self.step}", waits=True)
         distributed.barrier()
+        distributed.moved(f"the data of step {self.step + 1}")
+
+
+def _broken(loss: float, grad_norm: float, reason: str) -> EncDecError:
+    expected, remedy = "a finite loss and gradient", "Lower optim.lr or raise optim.warmup_steps"
+    reason += "; the last checkpoint is from before"
+    return EncDecError(fault("train/loss", expected, f"{loss} and {grad_norm}", reason, remedy))
 
 
 def _check_ranks_agree(folder: str, resumed: Checkpoint | None) -> None:
@@ -225,7 +249,7 @@ def _progress(metric: str, resumed: Checkpoint | None) -> Progress:
     if before.metric == metric:
         return before
     console.warn(f"trainer.best_metric was {before.metric} and is {metric}: the best validation is looked for anew")
-    return Progress(metric)
+    return Progress(metric, skipped_steps=before.skipped_steps)
 
 
 def final_weights(model: torch.nn.Module, folder: Path, progress: Progress, averaged: Collection[int]) -> int | None:

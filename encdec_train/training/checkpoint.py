@@ -74,10 +74,18 @@ def write(
     except OSError as error:
         shutil.rmtree(beside, ignore_errors=True)
         size = sum(map(len, files.values()))
-        expected = f"room and rights for {size / 1e6:.1f} MB"
+        expected = f"room and rights for {size:,} bytes"
         remedy = "Earlier checkpoints are untouched; make room and run the same command again"
-        raise CheckpointError(fault(str(target), expected, None, str(error), remedy)) from error
+        raise CheckpointError(fault(str(target), expected, _free(root), str(error), remedy)) from error
     return target
+
+
+def _free(folder: Path) -> str | None:
+    """Say how much room there is, where the disk still answers."""
+    try:
+        return f"{shutil.disk_usage(folder).free:,} bytes free"
+    except OSError:
+        return None
 
 
 def read(folder: Path) -> Checkpoint:

@@ -62,13 +62,15 @@ class Seq2SeqModule(pl.LightningModule):
 
         Returns:
             `loss`, the global token mean in nats before the update; `grad_norm`, of the global gradient before
-            clipping; `lr`; `stop`, the signal that any rank noted, the same on all of them.
+            clipping; `skipped`, whether the update was left out because that is not finite (every rank sees the same
+            gradient, so all decide alike); `lr`; `stop`, the signal that any rank noted, the same on all of them.
         """
         optimizer: Any = self.optimizers()
         optimizer.zero_grad()
         scale = distributed.world_size() / batch.num_target_tokens  # DDP averages over ranks; this undoes it
         shared = torch.zeros(1 + len(SIGNALS), dtype=torch.float64, device=self.device)
         last = len(batch.micro_batches) - 1
+        distributed.moved(f"step {batch.step}")
         for index, micro in enumerate(batch.micro_batches):
             self._seed_dropout(batch.step, index)
             with contextlib.nullcontext() if index == last else self._without_sync():
@@ -76,6 +78,7 @@ class Seq2SeqModule(pl.LightningModule):
                 with packed.attention(self.model) if pack else contextlib.nullcontext():
                     with self.autocast():
                         summed = loss_sum(self.model, micro, self._optim.label_smoothing, pack=pack)
+                    distributed.moved(f"the backward pass of step {batch.step}", waits=index == last)
                     self.manual_backward(summed * scale)
             shared[0] += summed.detach()
         if distributed.world_size() > 1:
@@ -87,10 +90,19 @@ class Seq2SeqModule(pl.LightningModule):
         if batch.step <= self._optim.freeze_warm_steps:
             self._drop_warm_gradients()
         grad_norm = self._clip(self.model.parameters())
-        optimizer.step()
+        skipped = not bool(torch.isfinite(grad_norm))
+        if not skipped:
+            optimizer.step()
         wait()
+        distributed.moved(f"the end of step {batch.step}")
         stop = agreed(shared[1:].tolist()) if distributed.world_size() > 1 else self.stop_wish.noted
-        return {"loss": shared[0] / batch.num_target_tokens, "grad_norm": grad_norm, "lr": lr, "stop": stop}
+        return {
+            "loss": shared[0] / batch.num_target_tokens,
+            "grad_norm": grad_norm,
+            "skipped": skipped,
+            "lr": lr,
+            "stop": stop,
+        }
 
     def anyone_asked_to_stop(self) -> bool:
         """Ask all ranks, between steps; every rank must call it."""

@@ -2,6 +2,7 @@
 
 import logging
 import warnings
+from datetime import timedelta
 
 import pytorch_lightning as pl
 import torch
@@ -73,4 +74,5 @@ def _strategy(trainer: TrainerConfig) -> Strategy | str:
     if trainer.devices * trainer.num_nodes == 1:
         return "auto"
     backend = "gloo" if trainer.accelerator is Accelerator.cpu else None
-    return DDPStrategy(process_group_backend=backend, gradient_as_bucket_view=True)
+    patience = timedelta(seconds=1800 if trainer.stall_seconds is None else trainer.stall_seconds + 60)
+    return DDPStrategy(process_group_backend=backend, gradient_as_bucket_view=True, timeout=patience)

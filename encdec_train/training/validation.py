@@ -73,9 +73,11 @@ class Validator:
         pads = (self._codec.source_pad_id, self._codec.pad_id)
         total = torch.zeros(2, dtype=torch.float64, device=module.device)
         for indices in split_batch(everything, self._lengths, self._max_micro_tokens, ranks)[rank]:
+            distributed.moved("the loss of a validation")
             micro = collate(*self._split.take(indices), self._codec.decoder_start_id, pads).to(module.device)
             total += torch.stack(
                 [loss_sum(module.model, micro, pack=True).double(), torch.tensor(len(micro.labels_N)).to(total)]
             )
+        distributed.moved("the loss of a validation", waits=True)
         summed, tokens = distributed.all_sum(total).tolist()
         return float(summed / tokens)

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import selectors
 import signal
 import subprocess
@@ -12,11 +13,30 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from faults.runs import BASE, DROPOUT
 
+FAULTS_HEADER = "| # | fault, and what happened | seconds to stop | lost |\n|---|---|---|---|\n"
+# Of the tests that are numbered after the rows of docs/faults.md, those of every run; FAULTS=all is for the others too.
+ALWAYS = (
+    "test_01_02_a_killed_rank_is_named[1-1]", "test_03_04_", "test_04_a_second_ctrl_c", "test_05_",
+    "test_06_a_disk_that_gets_full[2]", "test_07_a_disk_that_cannot", "test_08_a_damaged_checkpoint[truncated]",
+    "test_09_a_checkpoint_that_holds_code[with_auto_map]", "test_09_a_training_checkpoint", "test_12_", "test_13_",
+    "test_16_an_error_on_one_rank[1-error", "test_17_a_silent_rank_is_named[sigstop-1", "test_18_unusual",
+    "test_20_nan_on_one_rank_is_left_out_by_both[1]", "test_21_", "test_24_two",
+)  # fmt: skip
 SERVER = Path(__file__).with_name("server.py")
 READY_SECONDS = 120  # imports on a busy machine
 START_SECONDS = 60  # a start takes about two
 PATIENCE_SECONDS = 15  # for the ranks that are left when one is killed
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out most of the numbered tests, unless all are asked for."""
+    here = [item for item in items if item.path.parent == SERVER.parent and re.match(r"test_\d\d_", item.name)]
+    others = {item for item in here if not item.name.startswith(ALWAYS)}
+    if others and os.environ.get("FAULTS") != "all":
+        config.hook.pytest_deselected(items=sorted(others, key=lambda item: item.name))
+        items[:] = [item for item in items if item not in others]
 
 
 @dataclass(frozen=True)
@@ -28,12 +48,14 @@ class End:
         seconds: From the start to the end of each.
         ended_by_us: Ranks that had to be killed because they did not end.
         err: stderr of each rank.
+        stopping: Seconds from the fault to the end of the last rank; None where there was none.
     """
 
     statuses: Sequence[int]
     seconds: Sequence[float]
     ended_by_us: Sequence[int]
     err: Sequence[str]
+    stopping: float | None = None
 
 
 class Server:
@@ -104,7 +126,9 @@ class Run:
     def path(self) -> Path:
         return self.folder / "run"
 
-    def start(self, ranks: int, point: str | None = None, step: int = 0, victims: Sequence[int] = ()) -> End:
+    def start(
+        self, ranks: int, point: str | None = None, step: int = 0, victims: Sequence[int] = (), **more: Any
+    ) -> End:
         """Give the command once; the same one every time, but for the number of ranks.
 
         Args:
@@ -112,22 +136,24 @@ class Run:
             point: Of `server.py`, where the victims are killed; None for nowhere.
             step: At which step.
             victims: Which ranks.
+            more: Of the order: `overrides` besides those of every start, `environment`, `limits`, `seconds`, `argvs`.
         """
         self.starts += 1
         base = self.folder / f"start{self.starts}"
         argv = ["train", *self.overrides, f"run.output_dir={self.folder}", "run.name=run", f"trainer.devices={ranks}"]
+        argv += more.pop("overrides", ())
         order = {
             "argv": argv, "cwd": str(self.place), "ranks": ranks, "stdout": f"{base}.out", "stderr": f"{base}.err",
             "trace": f"{base}.seen", "seconds": START_SECONDS, "patience": PATIENCE_SECONDS,
-            "point": point, "step": step, "victims": list(victims),
+            "point": point, "step": step, "victims": list(victims), **more,
         }  # fmt: skip
         answer = self.server.make(order)
         err = [Path(f"{base}.err.{rank}").read_text(encoding="utf-8") for rank in range(ranks)]
-        return End(answer["statuses"], answer["ended"], answer["ended_by_us"], err)
+        return End(answer["statuses"], answer["ended"], answer["ended_by_us"], err, answer["stopping"])
 
-    def finish(self, ranks: int) -> End:
+    def finish(self, ranks: int, **more: Any) -> End:
         """Start and let it end; it must."""
-        end = self.start(ranks)
+        end = self.start(ranks, **more)
         assert list(end.statuses) == [0] * ranks, "\n".join(end.err)
         return end
 
@@ -170,6 +196,47 @@ def place(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
         write_pairs(folder / f"{name}.jsonl", numbers)
     (folder / "bert").symlink_to(tiny_bert)
     return folder
+
+
+@pytest.fixture(scope="session")
+def undisturbed(new_run: Callable[..., Run]) -> Callable[..., Run]:
+    """Make a run in one start, once for all tests: `undisturbed(ranks, *overrides)`."""
+    made: dict[tuple[Any, ...], Run] = {}
+
+    def run(ranks: int, *overrides: str) -> Run:
+        key = (ranks, *(overrides or DROPOUT))
+        if key not in made:
+            made[key] = new_run(*BASE, *key[1:])
+            made[key].finish(ranks)
+        return made[key]
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def rows() -> Iterator[list[tuple[int, str]]]:
+    """Collect the lines of the table of faults; it is written where `FAULT_TABLE` says."""
+    found: list[tuple[int, str]] = []
+    yield found
+    target = os.environ.get("FAULT_TABLE")
+    if target:
+        text = Path(target).read_text(encoding="utf-8")
+        text += "" if FAULTS_HEADER in text else f"\n## What happened\n\n{FAULTS_HEADER}"
+        before, _, rest = text.partition(FAULTS_HEADER)
+        after = rest[rest.find("\n\n") + 1 :] if "\n\n" in rest else ""
+        lines = "".join(f"{line}\n" for _, line in sorted(found, key=lambda row: row[0]))
+        Path(target).write_text(before + FAULTS_HEADER + lines + after, encoding="utf-8")
+
+
+@pytest.fixture
+def note(rows: list[tuple[int, str]]) -> Callable[..., None]:
+    """Note a fault that was tried: `note(row, what happened, end or None, what was lost)`."""
+
+    def add(row: int, happened: str, end: End | None, lost: str) -> None:
+        seconds = "-" if end is None or end.stopping is None else f"{end.stopping:.1f}"
+        rows.append((row, f"| {row} | {happened} | {seconds} | {lost} |"))
+
+    return add
 
 
 @pytest.fixture(scope="session")

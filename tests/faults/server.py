@@ -9,6 +9,7 @@ import importlib
 import json
 import os
 import pkgutil
+import resource
 import signal
 import socket
 import sys
@@ -32,8 +33,14 @@ class Clock:
     step = 0
 
 
+def note_fault() -> None:
+    """Write down when the fault came, for all processes the same clock."""
+    Path(os.environ["FAULT_TIME"]).write_text(str(time.monotonic()), encoding="utf-8")
+
+
 def die() -> None:
     """End this process as the out-of-memory killer, `kill -9` and a lost machine do: nothing is tidied up."""
+    note_fault()
     os.kill(os.getpid(), signal.SIGKILL)
     signal.pause()
 
@@ -291,15 +298,19 @@ def be_rank(order: Mapping[str, Any], rank: int) -> None:
             flags = os.O_RDONLY if number == 0 else os.O_WRONLY | os.O_CREAT | os.O_APPEND
             os.dup2(os.open(name, flags, 0o600), number)
         sys.stdin, sys.stdout, sys.stderr = (os.fdopen(n, "rw"[n > 0], encoding="utf-8") for n in range(3))
-        if order["ranks"] > 1:
+        if order["ranks"] > 1 and "argvs" not in order:
             os.environ |= torchrun(rank, order["ranks"], order["port"])
-        sys.argv = ["encdec", *order["argv"]]
+        argv = order["argv"] if "argvs" not in order else order["argvs"][rank]
+        sys.argv = ["encdec", *argv]
+        os.environ |= {"FAULT_TIME": f"{order['stderr']}.fault", **order.get("environment", {})}
+        for name, limit in order.get("limits", {}).items():
+            resource.setrlimit(getattr(resource, name), (limit, limit))
         follow(order["trace"] and f"{order['trace']}.{rank}")
         if rank in order["victims"]:
             POINTS[order["point"]](order["step"])
         from encdec_train.cli import main
 
-        status = main(order["argv"])
+        status = main(argv)
     except SystemExit as stop:
         status = stop.code if isinstance(stop.code, int) else 1
     except BaseException:  # noqa: BLE001 (printed as a process of its own would)
@@ -343,7 +354,10 @@ def make(order: dict[str, Any]) -> dict[str, Any]:
             deadline = float("inf")
         time.sleep(POLL_SECONDS)
     ranks = range(order["ranks"])
-    return {"statuses": [statuses[r] for r in ranks], "ended": [ended[r] for r in ranks], "ended_by_us": ours}
+    fault = Path(f"{order['stderr']}.fault")
+    stopping = started + max(ended.values()) - float(fault.read_text()) if fault.is_file() else None
+    return {"statuses": [statuses[r] for r in ranks], "ended": [ended[r] for r in ranks], "ended_by_us": ours,
+            "stopping": stopping}  # fmt: skip
 
 
 def fork(order: Mapping[str, Any]) -> Iterator[tuple[int, int]]:
@@ -380,6 +394,9 @@ def preload() -> None:
 
 def serve() -> None:
     """Answer orders until stdin ends."""
+    signal.signal(
+        signal.SIGINT, signal.default_int_handler
+    )  # a shell's background process ignores it, and so would runs
     preload()
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)  # nothing but answers may come out there
@@ -389,4 +406,8 @@ def serve() -> None:
 
 
 if __name__ == "__main__":
+    sys.modules["server"] = sys.modules["__main__"]  # `troubles` shares the clock
+    import troubles
+
+    POINTS |= {name.removeprefix("on_"): hook for name, hook in vars(troubles).items() if name.startswith("on_")}
     serve()

@@ -27,7 +27,9 @@ def numbers(run: Any) -> list[tuple[int, float | None]]:
         ("one example in each other split", ("task.num_validation_examples=1", "task.num_test_examples=1")),
     ],
 )
-def test_two_ranks_do_what_one_does(name: str, overrides: tuple[str, ...], new_run: Callable[..., Any]) -> None:
+def test_21_two_ranks_do_what_one_does(
+    name: str, overrides: tuple[str, ...], new_run: Callable[..., Any], note: Callable[..., None]
+) -> None:
     one, two = new_run(*BASE, *FEW, *overrides), new_run(*BASE, *FEW, *overrides)
     one.finish(1)
     two.finish(2)
@@ -37,6 +39,7 @@ def test_two_ranks_do_what_one_does(name: str, overrides: tuple[str, ...], new_r
     ids = [[row["id"] for row in rows] for rows in (predictions(one), predictions(two))]
     assert ids[0] == ids[1]
     assert len(ids[0]) == len(set(ids[0])) > 0
+    note(21, f"{name}: 2 ranks see the examples of 1, each once, losses to 1e-5", None, "nothing")
 
 
 def predictions(run: Any) -> list[dict[str, Any]]:
@@ -44,10 +47,11 @@ def predictions(run: Any) -> list[dict[str, Any]]:
     return [json.loads(line) for line in text.splitlines()]
 
 
-def test_no_example_is_refused(new_run: Callable[..., Any], place: Any) -> None:
+def test_21_no_example_is_refused(new_run: Callable[..., Any], place: Any, note: Callable[..., None]) -> None:
     (place / "empty.jsonl").write_text("", encoding="utf-8")
     run = new_run(*BASE, *FEW, "task.train_file=empty.jsonl")
     end = run.start(2)
     assert list(end.statuses) == [2, 2]
     assert ["empty.jsonl" in err and "Traceback" not in err for err in end.err] == [True, True]
     assert not run.path.exists()
+    note(21, "no example: refused by both ranks with status 2", end, "-")

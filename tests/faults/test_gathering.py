@@ -54,9 +54,10 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 @pytest.mark.parametrize("search", [("decoding=greedy",), ("decoding.num_beams=3",)])
 @pytest.mark.parametrize("examples", [7, 1])
-def test_two_ranks_evaluate_what_one_does(
-    examples: int, search: Sequence[str], trained: Path, seven: str, server: Any, place: Path, tmp_path: Path
-) -> None:
+def test_24_two_ranks_evaluate_what_one_does(
+    examples: int, search: Sequence[str], trained: Path, seven: str, server: Any, place: Path, tmp_path: Path,
+    note: Callable[..., None],
+) -> None:  # fmt: skip
     found = []
     for ranks in (1, 2):
         folder = tmp_path / f"ranks{ranks}"
@@ -69,6 +70,12 @@ def test_two_ranks_evaluate_what_one_does(
     assert found[0] == found[1]
     ids = [json.loads(line)["id"] for line in found[1]["predictions/test.jsonl"].splitlines()]
     assert ids == [f"row{number}" for number in range(300, 300 + examples)]
+    note(
+        24,
+        f"{examples} test example(s) on 2 ranks, {search[0]}: metrics and predictions of 1 rank, to the byte",
+        None,
+        "-",
+    )
 
 
 @pytest.mark.parametrize("again", [1, 2, 3])
@@ -106,6 +113,35 @@ def test_two_ranks_train_and_score_as_one_does(
         found.append(contents(run.path))
     assert found[0] == found[1]
     assert len(found[1]["predictions/test.jsonl"].splitlines()) == examples
+
+
+def test_24_a_kill_before_the_predictions_are_written(
+    seven: str, new_run: Callable[..., Any], note: Callable[..., None]
+) -> None:
+    run, calm = new_run(*BASE, *SHORT, seven), new_run(*BASE, *SHORT, seven)
+    calm.finish(2)
+    end = run.kill(2, "predictions", 4, (0,))
+    assert not (run.path / "predictions" / "test.jsonl").exists()
+    run.finish(2)
+    assert contents(run.path) == contents(calm.path)
+    note(24, "killed before the predictions are written: none there, the next start decodes again", end, "the decoding")
+
+
+def test_24_odd_limits_of_the_search(
+    trained: Path, seven: str, server: Any, place: Path, tmp_path: Path, note: Callable[..., None]
+) -> None:
+    for name, search in (("short", "decoding.max_new_tokens=1"), ("wide", "decoding.num_beams=60")):
+        found = []
+        for ranks in (1, 2):
+            folder = tmp_path / f"{name}{ranks}"
+            folder.mkdir()
+            statuses, err = evaluate(trained, folder, server, place, ranks, seven, search)
+            found.append((statuses[0], set(statuses), "Traceback" in "".join(err)))
+            if statuses[0] == 0:
+                found[-1] += (contents(folder / "found"),)
+        assert found[0] == found[1]
+        assert not found[0][2]
+        note(24, f"{search}: status {found[0][0]}, the same on 1 and 2 ranks", None, "-")
 
 
 def test_a_mistake_is_every_ranks_and_nothing_is_written(

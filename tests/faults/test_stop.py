@@ -1,5 +1,6 @@
 """Asked to stop: every rank leaves the same step with a checkpoint, whichever rank was told, and goes on from there."""
 
+import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -8,7 +9,10 @@ import pytest
 from faults.runs import BASE, DROPOUT, read, tensors
 from results import load
 
+from encdec_train.training.stop import SIGNALS
+
 RUN = (*BASE, *DROPOUT, "run.name=run")
+SAME = "0 steps made again, bitwise equal"
 
 
 @pytest.fixture(scope="module")
@@ -32,7 +36,7 @@ def steps(run: Any) -> list[str]:
     ("signalled", "status", "name"), [("sigterm", 143, "SIGTERM"), ("ctrl_c", 130, "SIGINT")], ids=["sigterm", "ctrl_c"]
 )
 @pytest.mark.parametrize(("ranks", "told"), [(1, [0]), (2, [0]), (2, [1]), (2, [0, 1])])
-def test_all_ranks_stop_after_the_same_step(
+def test_03_04_all_ranks_stop_after_the_same_step(
     signalled: str,
     status: int,
     name: str,
@@ -40,6 +44,7 @@ def test_all_ranks_stop_after_the_same_step(
     told: list[int],
     new_run: Callable[..., Any],
     undisturbed: Callable[[int], Any],
+    note: Callable[..., None],
 ) -> None:
     expected, run = undisturbed(ranks), new_run(*RUN)
     end = run.start(ranks, signalled, 7, told)
@@ -55,6 +60,36 @@ def test_all_ranks_stop_after_the_same_step(
     ours, theirs = tensors(run.path), tensors(expected.path)
     assert [key for key in theirs if key.startswith("export") and ours[key] != theirs[key]] == []
     assert read(run.path / "metrics.jsonl") == read(expected.path / "metrics.jsonl")
+    row, asked = 3 if name == "SIGTERM" else 4, " and ".join(map(str, told))
+    note(row, f"{name} to rank {asked} of {ranks} in a forward pass: all stop after step 7, status {status}", end, SAME)
+
+
+def test_04_sigusr1_is_a_wish_to_stop(new_run: Callable[..., Any], note: Callable[..., None]) -> None:
+    if signal.SIGUSR1 not in SIGNALS:
+        pytest.skip("SIGUSR1 is no wish to stop yet")
+    run = new_run(*RUN)
+    end = run.start(2, "usr1", 7, [1])
+    assert len(set(end.statuses)) == 1
+    assert end.statuses[0] not in {0, 1}, "\n".join(end.err)
+    assert steps(run)[-1] == "step_00000007"
+    run.finish(2)
+    assert run.num_finished_steps() == 12
+    note(4, f"SIGUSR1 to rank 1 of 2: all stop after step 7, status {end.statuses[0]}", end, SAME)
+
+
+def test_04_a_second_sigterm_does_not_wait_for_the_step(
+    new_run: Callable[..., Any], undisturbed: Callable[[int], Any], note: Callable[..., None]
+) -> None:
+    run = new_run(*RUN)
+    end = run.start(2, "sigterm_twice", 7, [1])
+    assert end.statuses == [1, -15], "\n".join(end.err)
+    assert "rank 1 (process " in end.err[0]
+    assert steps(run)[-1] == "step_00000006"
+    run.finish(2)
+    ours, theirs = tensors(run.path), tensors(undisturbed(2).path)
+    assert [key for key in theirs if ours[key] != theirs[key]] == []
+    note(4, "SIGTERM twice to rank 1 of 2: it ends at once, rank 0 says that it was lost", end,
+         "1 step made again, bitwise equal")  # fmt: skip
 
 
 def test_a_signal_in_the_last_step_leaves_the_scores_to_the_next_start(new_run: Callable[..., Any]) -> None:
@@ -67,12 +102,13 @@ def test_a_signal_in_the_last_step_leaves_the_scores_to_the_next_start(new_run: 
     assert run.num_finished_steps() == 12
 
 
-def test_a_second_ctrl_c_does_not_wait_for_the_step(new_run: Callable[..., Any]) -> None:
+def test_04_a_second_ctrl_c_does_not_wait_for_the_step(new_run: Callable[..., Any], note: Callable[..., None]) -> None:
     run = new_run(*RUN)
     end = run.start(1, "ctrl_c_twice", 7, [0])
     assert end.statuses == [130], end.err[0]
     assert "stopped by Ctrl-C; the same command goes on from the last checkpoint" in end.err[0]
     assert steps(run)[-1] == "step_00000006"
+    note(4, "Ctrl-C twice: ends within the step, status 130", end, "the step in hand")
 
 
 @pytest.mark.parametrize(

@@ -355,3 +355,16 @@ def test_hydra_of_the_caller_is_left_as_it_was() -> None:
         assert GlobalHydra.instance().hydra is before
     compose("train")
     assert not GlobalHydra.instance().is_initialized()
+
+
+@pytest.mark.parametrize("value", ["${oc.env:HOME}", "a-${oc.env:HOME}", "${oc.decode:'1'}"])
+def test_no_resolver_is_called(value: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "canary")
+    with pytest.raises(ConfigError, match=r"expected a value or \$\{another\.key\}; a config calls nothing") as said:
+        compose("train", [f"task.source_column={value}"])
+    assert "canary" not in str(said.value)
+
+
+def test_another_keys_value_and_quoted_text_are_no_call() -> None:
+    config = compose("train", ["model.encoder=${task.name}", f"task.source_column={quoted('${oc.env:HOME}')}"])
+    assert (config.model.encoder, config.task.source_column) == ("demo", "${oc.env:HOME}")

@@ -220,3 +220,29 @@ def test_every_section_is_decided_about(config: TrainConfig) -> None:
     assert set(mine) == {"task", "data", "model", "batch", "optim", "steps", "seed"}
     assert set(to_dict(config)) == {"seed", "run", "task", "model", "data", "optim", "trainer", "decoding", "tracking"}
     assert left_out < set(to_dict(config))
+
+
+def test_a_link_is_no_place_for_a_run(tmp_path: Path) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "run").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(ConfigError, match=r"run\.name: expected a folder and no link to one"):
+        RunFolder(tmp_path / "run", {}).lock().__enter__()
+    assert list((tmp_path / "elsewhere").iterdir()) == []
+
+
+def test_a_lock_that_is_a_link_is_not_followed(tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    (tmp_path / "precious").write_text("mine")
+    (tmp_path / "run" / ".lock").symlink_to(tmp_path / "precious")
+    with pytest.raises(ConfigError, match=r"run\.output_dir: expected a folder that can be written"):
+        RunFolder(tmp_path / "run", {}).lock().__enter__()
+    assert (tmp_path / "precious").read_text() == "mine"
+
+
+def test_a_key_in_the_config_is_refused_and_not_shown(config: TrainConfig) -> None:
+    tracking = replace(config.tracking, project="hf_AAAAAAAAAAAAAAAAAAAAAAAA")
+    with pytest.raises(
+        ConfigError, match=r"^tracking\.project: expected no key, token or password in a config; "
+    ) as said:
+        open_folder(replace(config, tracking=tracking), {})
+    assert "AAAA" not in str(said.value)

@@ -185,8 +185,9 @@ def test_broken_weights_stop_the_run(
     new_model: Callable[..., Any], make_run: Callable[..., Any], optim: OptimConfig
 ) -> None:
     message = (
-        r"train/loss: expected a finite loss and gradient, got 'nan and nan'; the weights are broken at step 2; the "
-        r"last checkpoint is from before\. Lower optim.lr or raise optim.warmup_steps\.$"
+        r"train/loss: expected a finite loss and gradient, got 'nan and nan'; step 5 is one too many \(4 so far, "
+        r"at most 3\); the last checkpoint is from before\. Lower optim.lr or raise "
+        r"optim.warmup_steps\.$"
     )
     with pytest.raises(EncDecError, match=message):
         make_run(new_model(), 9, optim=replace(optim, lr=1e20, warmup_steps=0))
@@ -196,7 +197,7 @@ def test_broken_weights_are_never_saved(
     new_model: Callable[..., Any], make_run: Callable[..., Any], optim: OptimConfig, tmp_path: Path
 ) -> None:
     """Also where the steps that broke them were not logged."""
-    with pytest.raises(EncDecError, match="the weights are broken at step 4"):
+    with pytest.raises(EncDecError, match="step 5 is one too many"):
         make_run(
             new_model(), 9, optim=replace(optim, lr=1e20, warmup_steps=0), log_every_steps=100, checkpoint_every_steps=4
         )
@@ -220,7 +221,8 @@ def test_the_state_is_plain_json(new_model: Callable[..., Any], make_run: Callab
     state = json.loads((made.root / "checkpoints" / "step_00000001" / "state.json").read_text())
     assert state == {
         "progress": {"metric": "loss",
-            "best_step": 1, "best_value": made.callback.progress.best_value, "validations_since_best": 0
+            "best_step": 1, "best_value": made.callback.progress.best_value, "validations_since_best": 0,
+            "skipped_steps": 0,
         },
         "validation_due": False, "step": 1,
     }  # fmt: skip

@@ -232,7 +232,8 @@ def test_a_full_disk_is_one_clear_error(trained: Any, monkeypatch: pytest.Monkey
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(Path, "write_bytes", full)
-    message = r"step_00000004: expected room and rights for 0.0 MB; .*No space left on device\. Earlier checkpoints are"
+    room = r"step_00000004: expected room and rights for [0-9,]+ bytes, got '[0-9,]+ bytes free'; "
+    message = room + r".*No space left on device\. Earlier checkpoints are"
     with pytest.raises(CheckpointError, match=message):
         write(root, 4, model, optimizer, {})
     assert [path.name for path in root.iterdir()] == ["step_00000003"]

@@ -1,0 +1,220 @@
+"""Faults besides a kill, each real and at an exact step: stops, hangs, errors, NaN, full disks, clocks that jump.
+
+`server.py` calls `on_<name>(step)` in the child that is to suffer it.
+"""
+
+import multiprocessing
+import os
+import shutil
+import signal
+import subprocess
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from server import Clock, after, before, die, note_fault
+
+DAY_SECONDS = 86_400.0
+
+
+def once_in_step(step: int, act: Callable[[], None]) -> None:
+    """Act once, while a step computes its loss."""
+    from encdec_train.training import module
+
+    left = [act]
+
+    def acted(*_: Any, **__: Any) -> None:
+        if left and Clock.step == step:
+            note_fault()
+            left.pop()()
+
+    before(module, "loss_sum", acted)
+
+
+def on_sigstop(step: int) -> None:
+    once_in_step(step, lambda: os.kill(os.getpid(), signal.SIGSTOP))
+
+
+def on_sleep(step: int) -> None:
+    once_in_step(step, lambda: time.sleep(1000))
+
+
+def on_short_sleep(step: int) -> None:
+    once_in_step(step, lambda: time.sleep(3))
+
+
+def on_sleep_in_collate(step: int) -> None:
+    from encdec_train.data.datamodule import StepDataset
+
+    def act(_dataset: Any, index: int) -> None:
+        if index + 1 == step:
+            note_fault()
+            time.sleep(1000)
+
+    before(StepDataset, "__getitem__", act)
+
+
+def on_error(step: int) -> None:
+    def fail() -> None:
+        raise ValueError("an example that nobody expected")
+
+    once_in_step(step, fail)
+
+
+def on_out_of_memory(step: int) -> None:
+    def fail() -> None:
+        import torch
+
+        raise torch.OutOfMemoryError("tried to allocate 80.00 GiB")
+
+    once_in_step(step, fail)
+
+
+def on_error_before_ranks_meet(_step: int) -> None:
+    from encdec_train import run
+
+    def fail(*_: Any) -> None:
+        note_fault()
+        raise ValueError("a disk that only this rank has")
+
+    before(run, "planned", fail)
+
+
+def _poison(is_due: Callable[[], bool]) -> None:
+    from encdec_train.training import module
+
+    original = module.loss_sum
+
+    def poisoned(*arguments: Any, **named: Any) -> Any:
+        found = original(*arguments, **named)
+        return found * float("nan") if is_due() else found
+
+    module.loss_sum = poisoned
+
+
+def on_nan(step: int) -> None:
+    _poison(lambda: Clock.step == step)
+
+
+def on_nan_from_then_on(step: int) -> None:
+    _poison(lambda: Clock.step >= step)
+
+
+def on_nan_and_kill(step: int) -> None:
+    """NaN in step 3; killed at the end of `step`."""
+    from encdec_train.training.callbacks import EveryStep
+
+    on_nan(3)
+    after(EveryStep, "on_train_batch_end", lambda *_, **__: die() if Clock.step == step else None)
+
+
+def on_full_disk(step: int) -> None:
+    """Fill the disk of the run for good."""
+    once_in_step(step, lambda: fill(Path(os.environ["FAULT_PLACE"])))
+
+
+def fill(place: Path) -> None:
+    """Write until nothing more goes in."""
+    with suppress(OSError), (place / "filler").open("wb", buffering=0) as file:
+        while True:
+            file.write(bytes(4096))
+
+
+def on_read_only_disk(step: int) -> None:
+    def act() -> None:
+        place = os.environ["FAULT_PLACE"]
+        subprocess.run(["mount", "--bind", place, place], check=True)
+        subprocess.run(["mount", "-o", "remount,bind,ro", place], check=True)
+
+    once_in_step(step, act)
+
+
+def on_vanished_folder(step: int) -> None:
+    once_in_step(step, lambda: shutil.rmtree(os.environ["FAULT_PLACE"]))
+
+
+def on_clock_back(step: int) -> None:
+    """From a step on it is yesterday; what measures time must not look at this clock."""
+    now = time.time
+    once_in_step(step, lambda: setattr(time, "time", lambda: now() - DAY_SECONDS))
+
+
+def on_dead_worker(step: int) -> None:
+    once_in_step(step, lambda: multiprocessing.active_children()[0].kill())
+
+
+def on_kill_within_the_cache(_step: int) -> None:
+    """Die with half of the tokens written."""
+    from encdec_train import atomic
+
+    before(atomic, "install", lambda *_, **__: die())
+
+
+def on_no_network(_step: int) -> None:
+    """Leave the network: a namespace of its own, in which not even the loopback is up."""
+    import ctypes
+
+    if ctypes.CDLL(None, use_errno=True).unshare(0x40000000) != 0:
+        raise OSError(ctypes.get_errno(), "unshare(CLONE_NEWNET)")
+
+
+def _signal_before(owner: Any, name: str, step: int) -> None:
+    told: list[int] = []
+
+    def act(*_: Any, **__: Any) -> None:
+        if not told and Clock.step >= step:
+            told.append(step)
+            note_fault()
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    before(owner, name, act)
+
+
+def on_sigterm_in_backward(step: int) -> None:
+    from encdec_train.training.module import Seq2SeqModule
+
+    _signal_before(Seq2SeqModule, "manual_backward", step)
+
+
+def on_sigterm_while_waiting_for_data(step: int) -> None:
+    from encdec_train.data.datamodule import StepDataset
+
+    _signal_before(StepDataset, "__getitem__", step)
+
+
+def on_sigterm_within_a_checkpoint(step: int) -> None:
+    """At the rank that writes while it writes, at the other while it waits."""
+    from encdec_train import distributed
+    from encdec_train.training import checkpoint
+
+    owner, name = (checkpoint, "write") if os.environ.get("RANK", "0") == "0" else (distributed, "barrier")
+    _signal_before(owner, name, step)
+
+
+def on_usr1(step: int) -> None:
+    once_in_step(step, lambda: os.kill(os.getpid(), signal.SIGUSR1))
+
+
+def on_sigterm_twice(step: int) -> None:
+    def twice() -> None:
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(2.1)  # so much later it is another wish
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    once_in_step(step, twice)
+
+
+def on_measured(_step: int) -> None:
+    """No fault: memory and open files of this process every ten steps, beside its stderr."""
+    from encdec_train.training.callbacks import EveryStep
+
+    def write(*_: Any, **__: Any) -> None:
+        if Clock.step % 10 == 0:
+            pages = int(Path("/proc/self/statm").read_text().split()[1])
+            files = len(os.listdir("/proc/self/fd"))  # noqa: PTH208
+            with Path(os.environ["FAULT_TIME"]).with_suffix(".measured").open("a", encoding="utf-8") as file:
+                file.write(f"{Clock.step} {pages * os.sysconf('SC_PAGESIZE') // 1024} {files}\n")
+
+    after(EveryStep, "on_train_batch_end", write)
