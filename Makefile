@@ -4,7 +4,7 @@
 PYTHON ?= python3
 BIN = .venv/bin
 
-.PHONY: check test faults demo published-scores clean
+.PHONY: check test faults cluster bench demo published-scores clean
 
 check: .venv/.installed
 	$(BIN)/ruff check
@@ -23,6 +23,15 @@ faults: export FAULTS = all
 faults: export FAULT_TABLE = docs/faults.md
 faults: .venv/.installed
 	$(BIN)/python -m pytest tests/faults
+
+# a real SLURM of its own; needs root, and apt-get install slurm-wlm munge iproute2
+cluster: export HF_HUB_OFFLINE = 1
+cluster: .venv/.installed
+	$(BIN)/python -m pytest -m cluster tests/cluster
+
+# real tokens a second beside Seq2SeqTrainer; on a CPU an hour and more
+bench: .venv/.installed
+	$(BIN)/python -m benchmarks.train_vs_seq2seq_trainer
 
 demo: export HF_HUB_OFFLINE = 1
 demo: export WANDB_MODE = offline
