@@ -78,13 +78,13 @@ def train(config: TrainConfig, preflight: Preflight | None = None) -> Path:
 
 def make_once(config: TrainConfig, wish: StopWish, preflight: Preflight | None = None) -> Path:
     """Make the run, where it is not made yet; one process, or the ranks of one run, can at a time."""
-    from encdec_train.training.watchdog import Watch
-
     folder, sources = find_folder(config)
     folder.check_identity()
     if folder.is_finished():
         console.say(folder.finished_message(config))
         return folder.path
+    from encdec_train.training.watchdog import Watch
+
     main = distributed.rank() == 0
     with folder.lock() if main else nullcontext():
         folder.check_identity()  # again: another process may have made it while this one came here

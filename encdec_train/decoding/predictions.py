@@ -139,7 +139,7 @@ class _Work:
             sources.update(len(tokens).to_bytes(4, "big") + tokens.tobytes())
         settings = {key: str(value) for key, value in asdict(self.settings).items() if key != "max_batch_tokens"}
         parts = [self.engine.fingerprint(), settings, sources.hexdigest(), codec_fingerprint(self.codec)]
-        return json_sha256([*parts, self.split.rows.ids])[:12]
+        return json_sha256([*parts, list(self.split.rows.ids)])[:12]
 
     def predict(self, chosen: Mapping[int, int]) -> Iterator[tuple[int, Prediction]]:
         """Decode examples of the split, numbered by the caller."""

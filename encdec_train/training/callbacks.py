@@ -126,7 +126,7 @@ class EveryStep(pl.Callback):
         if outputs["skipped"]:
             self._count_skipped(outputs, trainer)
         elif logged or saved:
-            self._check_finite(outputs)
+            _check_finite(outputs, self.step)
         if logged:
             self._log_step(outputs, batch)
         postponed = due and asked and not last  # a validation may take longer than a scheduler waits
@@ -160,11 +160,6 @@ class EveryStep(pl.Callback):
 
     def _is_due(self, every: int | None) -> bool:
         return every is not None and self.step % every == 0
-
-    def _check_finite(self, outputs: Mapping[str, Any]) -> None:
-        loss, grad_norm = float(outputs["loss"]), float(outputs["grad_norm"])
-        if not math.isfinite(loss) or not math.isfinite(grad_norm):
-            raise _broken(loss, grad_norm, f"the weights are broken at step {self.step}")
 
     def _count_skipped(self, outputs: Mapping[str, Any], trainer: pl.Trainer) -> None:
         """Say which examples made a gradient that is no number; stop when there have been too many."""
@@ -218,6 +213,12 @@ class EveryStep(pl.Callback):
         distributed.moved(f"the checkpoint of step {self.step}", waits=True)
         distributed.barrier()
         distributed.moved(f"the data of step {self.step + 1}")
+
+
+def _check_finite(outputs: Mapping[str, Any], step: int) -> None:
+    loss, grad_norm = float(outputs["loss"]), float(outputs["grad_norm"])
+    if not math.isfinite(loss) or not math.isfinite(grad_norm):
+        raise _broken(loss, grad_norm, f"the weights are broken at step {step}")
 
 
 def _broken(loss: float, grad_norm: float, reason: str) -> EncDecError:

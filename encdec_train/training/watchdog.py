@@ -65,12 +65,14 @@ class Watch:
         """Show this rank, and begin to look."""
         distributed.moved(None)
         with suppress(OSError):  # a folder that cannot be written is said by whoever needs it
-            self._error_file("error").unlink(missing_ok=True)
-            self._error_file("stacks").unlink(missing_ok=True)
+            _error_file(self._run, self._rank, "error").unlink(missing_ok=True)
+            _error_file(self._run, self._rank, "stacks").unlink(missing_ok=True)
             if self._ranks > 1:
-                self._path(self._rank).parent.mkdir(exist_ok=True, parents=True)
+                _sign_file(self._run, self._rank).parent.mkdir(exist_ok=True, parents=True)
                 self._look()  # at what earlier starts left
-                self._file = os.fdopen(os.open(self._path(self._rank), os.O_RDWR | os.O_CREAT, 0o600), "r+b", 0)
+                self._file = os.fdopen(
+                    os.open(_sign_file(self._run, self._rank), os.O_RDWR | os.O_CREAT, 0o600), "r+b", 0
+                )
                 fcntl.lockf(self._file, fcntl.LOCK_EX)
                 self._beat(0)
         self._thread.start()
@@ -92,13 +94,13 @@ class Watch:
             if why is None and not isinstance(error, EncDecError | KeyboardInterrupt | SystemExit):
                 with suppress(OSError):
                     text = redact_text("".join(traceback.format_exception(error)))
-                    atomic.write(self._error_file("error"), text.encode(errors="replace"))
+                    atomic.write(_error_file(self._run, self._rank, "error"), text.encode(errors="replace"))
         else:
             with suppress(OSError, ValueError):
-                for path in self._path(0).parent.iterdir():  # those of ranks that an earlier start had, too
+                for path in _sign_file(self._run, 0).parent.iterdir():  # those of ranks that an earlier start had, too
                     if int(path.name) == self._rank or int(path.name) >= self._ranks:
                         path.unlink(missing_ok=True)
-                self._path(0).parent.rmdir()  # the last one; not empty before
+                _sign_file(self._run, 0).parent.rmdir()  # the last one; not empty before
         if self._file is not None:
             self._file.close()
         if why is not None:
@@ -134,7 +136,7 @@ class Watch:
     def _look(self) -> None:
         for rank in self._peers.keys() - {self._rank}:
             with suppress(FileNotFoundError, ValueError):  # not there yet, gone, or being written
-                self._take(rank, json.loads(self._path(rank).read_bytes()))
+                self._take(rank, json.loads(_sign_file(self._run, rank).read_bytes()))
 
     def _take(self, rank: int, sign: dict[str, Any]) -> None:
         peer, now = self._peers[rank], time.monotonic()
@@ -151,12 +153,18 @@ class Watch:
         peers = [peer for peer in self._peers.values() if peer.fresh]
         if self._limit is None or any(p.sign["doing"] is None for p in peers):
             return None
-        frozen = [p for p in peers if now - p.beaten_at > self._limit and self._path(p.sign["rank"]).exists()]
+        frozen = [
+            p for p in peers if now - p.beaten_at > self._limit and _sign_file(self._run, p.sign["rank"]).exists()
+        ]
         if not frozen and any(now - p.moved_at <= self._limit for p in peers):
             return None
         silent = frozen or [p for p in peers if not p.sign["waits"]] or peers
         said = [f"{_named(p)} since {now - p.moved_at:.0f} s, at {p.sign['doing']}" for p in silent]
-        here = [p.sign for p in frozen if p.sign["host"] == os.uname().nodename and not self._is_gone(p.sign["rank"])]
+        here = [
+            p.sign
+            for p in frozen
+            if p.sign["host"] == os.uname().nodename and not _is_gone(_sign_file(self._run, p.sign["rank"]))
+        ]
         self._stopped = [sign["pid"] for sign in here]
         return f"no rank got on for trainer.stall_seconds={self._limit}; silent: {'; '.join(said)}"
 
@@ -168,7 +176,7 @@ class Watch:
                 continue
             if failed := str(peer.sign["failed"] or ""):
                 return failed if failed.startswith(("rank ", "no rank ")) else f"{_named(peer)} failed: {failed}"
-            if self._is_gone(rank):
+            if _is_gone(_sign_file(self._run, rank)):
                 return f"{_named(peer)} was lost, at {peer.sign['doing'] or 'the start'}: killed, or its machine"
         return None
 
@@ -179,18 +187,9 @@ class Watch:
             with suppress(OSError):
                 self._look()
             if why := self._culprit():
-                return f"{why}. {self._remedy()}"
+                return f"{why}. {_remedy(self._run)}"
             time.sleep(0.1)
         return None
-
-    def _is_gone(self, rank: int) -> bool:
-        """Tell whether the process that wrote a sign has died without taking it away."""
-        try:
-            with self._path(rank).open("rb") as file:
-                fcntl.lockf(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-                return file.read(1) == b"{" and self._path(rank).exists()
-        except OSError as error:
-            return error.errno == errno.ESTALE
 
     def _tell(self, why: str) -> None:
         self._failed = redact_text(why.splitlines()[0] if why else "an error")[:300]
@@ -202,13 +201,15 @@ class Watch:
         self._tell(why)
         if with_stacks:
             with suppress(OSError):
-                path = self._error_file("stacks")
+                path = _error_file(self._run, self._rank, "stacks")
                 path.parent.mkdir(exist_ok=True)
                 with path.open("w", encoding="utf-8") as file:
                     faulthandler.dump_traceback(file, all_threads=True)
                 why += f"; the stacks of this rank are in {path}"
         console.silence(False)
-        console.say(f"rank {self._rank}: {fault('watchdog', 'every rank to get on', None, why, self._remedy()[:-1])}")
+        console.say(
+            f"rank {self._rank}: {fault('watchdog', 'every rank to get on', None, why, _remedy(self._run)[:-1])}"
+        )
         sys.stderr.flush()
         time.sleep(2 * LOOK_SECONDS if with_stacks else 0)  # the others read it, and show theirs
         for process in self._stopped:  # last, or it would go on as if nothing had been: woken up it finds nobody
@@ -216,16 +217,29 @@ class Watch:
                 os.kill(process, signal.SIGCONT)
         os._exit(1)
 
-    def _remedy(self) -> str:
-        steps = checkpoint.steps(self._run / "checkpoints")
-        where = f"the last good checkpoint is of step {steps[-1]}" if steps else "there is no checkpoint yet"
-        return f"The same command goes on: {where}."
 
-    def _error_file(self, kind: str) -> Path:
-        return self._run / "errors" / f"rank{self._rank}.{kind}"
+def _is_gone(sign_file: Path) -> bool:
+    """Tell whether the process that wrote a sign has died without taking it away."""
+    try:
+        with sign_file.open("rb") as file:
+            fcntl.lockf(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            return file.read(1) == b"{" and sign_file.exists()
+    except OSError as error:
+        return error.errno == errno.ESTALE
 
-    def _path(self, rank: int) -> Path:
-        return self._run / ".ranks" / f"{rank}"
+
+def _remedy(run: Path) -> str:
+    steps = checkpoint.steps(run / "checkpoints")
+    where = f"the last good checkpoint is of step {steps[-1]}" if steps else "there is no checkpoint yet"
+    return f"The same command goes on: {where}."
+
+
+def _error_file(run: Path, rank: int, kind: str) -> Path:
+    return run / "errors" / f"rank{rank}.{kind}"
+
+
+def _sign_file(run: Path, rank: int) -> Path:
+    return run / ".ranks" / f"{rank}"
 
 
 def _named(peer: Peer) -> str:

@@ -213,27 +213,8 @@ def _signalled_within(step: int, number: int, times: int) -> None:
     before(module, "loss_sum", act)
 
 
-def on_barrier(step: int) -> None:
-    """Where the ranks that do not write wait for the one that does."""
-    from encdec_train import distributed
-
-    before(distributed, "barrier", die_at(step))
-
-
-def on_predictions(step: int) -> None:
-    from encdec_train.decoding import predictions
-
-    before(predictions, "write_predictions", die_at(step))
-
-
 def on_export_rename(step: int) -> None:
     _before_rename_to("export")
-
-
-def on_report(step: int) -> None:
-    from encdec_train.report import html
-
-    before(html, "write_report", die_at(step))
 
 
 def on_second_step_end(step: int) -> None:

@@ -14,7 +14,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from server import Clock, after, before, die, note_fault
+from server import Clock, after, before, die, die_at, note_fault
 
 DAY_SECONDS = 86_400.0
 
@@ -218,3 +218,22 @@ def on_measured(_step: int) -> None:
                 file.write(f"{Clock.step} {pages * os.sysconf('SC_PAGESIZE') // 1024} {files}\n")
 
     after(EveryStep, "on_train_batch_end", write)
+
+
+def on_barrier(step: int) -> None:
+    """Where the ranks that do not write wait for the one that does."""
+    from encdec_train import distributed
+
+    before(distributed, "barrier", die_at(step))
+
+
+def on_predictions(step: int) -> None:
+    from encdec_train.decoding.journal import Journal
+
+    before(Journal, "finish", die_at(step))
+
+
+def on_report(step: int) -> None:
+    from encdec_train.report import html
+
+    before(html, "write_report", die_at(step))

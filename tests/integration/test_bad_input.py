@@ -118,8 +118,8 @@ CONFIG = [
         ["optim.lrr=1"]),
     Row("key without its section", "lr: expected a known key; 'lr=1' sets nothing. Did you mean optim.lr.", ["lr=1"]),
     Row("unknown choice", "model: expected one of bert2bert, bert2bert_large, bert2gpt, bert2rnd, bertshare, "
-        "bertshare_large, rnd2bert, rnd2gpt, rnd2rnd, roberta2gpt, robertashare, robertashare_large, got 'bert2bart'. "
-        "Did you mean bert2bert.", ["model=bert2bart"]),
+        "bertshare_large, gpt, rnd2bert, rnd2gpt, rnd2rnd, roberta2gpt, robertashare, robertashare_large, "
+        "got 'bert2bart'. Did you mean bert2bert.", ["model=bert2bart"]),
     Row("mistyped value", "optim.lr: expected a number, got 'fast'.", ["optim.lr=fast"]),
     Row("number for text", "run.name: expected text or null, got 2024. Quote it to make it text: 'run.name=\"2024\"'.",
         ["run.name=2024"]),

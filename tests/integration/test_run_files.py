@@ -31,6 +31,7 @@ def test_the_run_folder_has_every_file_of_the_contract(finished_folder: Path) ->
     run = finished_folder / "out" / "run"
     found = {path.relative_to(run).as_posix() for path in run.rglob("*") if path.is_file()} - {".lock"}
     assert found == {
+        "audit.json", "audit.svg",
         "config.yaml", "manifest.json", "metrics.jsonl", "metrics.json", "report.html", "predictions/test.jsonl",
         *(f"checkpoints/step_00000030/{name}"
           for name in ("model.safetensors", "optimizer.safetensors", "state.json", "MANIFEST.json")),

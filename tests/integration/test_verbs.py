@@ -101,7 +101,7 @@ def test_generate_gives_the_predictions_of_the_run(
     done = encdec("generate", "checkpoint=out/run", f"input={input_name}")
     assert done.status == 0
     assert done.out.split("\n")[:-1] == [*texts[:3], "", *texts[3:]]
-    assert done.err == "9 lines\n"
+    assert done.err == "9 lines, 1 empty\n"
 
 
 def test_generate_sees_records_on_standard_input(
