@@ -144,21 +144,21 @@ def test_two_ranks_make_the_run_of_one(there: Path) -> None:
 def test_a_killed_run_goes_on_to_the_same_end(there: Path, shared: ModuleType) -> None:
     """Killed by SIGKILL; with dropout."""
     given = (*BASE, "trainer.max_steps=40", "trainer.checkpoint_every_steps=4", "trainer.validate_every_steps=20")
-    assert main(["train", *given, "run.name=run", "run.output_dir=undisturbed"]) == 0
-    command = [sys.executable, "-m", "encdec_train", "train", *given, "run.name=run"]
+    assert main(["train", *given, "run.name=killed", "run.output_dir=undisturbed"]) == 0
+    command = [sys.executable, "-m", "encdec_train", "train", *given, "run.name=killed"]
     process = subprocess.Popen(command, env=environment(), stderr=subprocess.DEVNULL)
     give_up = time.monotonic() + 120
-    while not (there / "out/run/checkpoints/step_00000008").exists() and time.monotonic() < give_up:
+    while not (there / "out/killed/checkpoints/step_00000008").exists() and time.monotonic() < give_up:
         time.sleep(0.01)
     process.kill()
     assert process.wait() == -signal.SIGKILL
-    assert len(losses("out/run")) < 40
-    assert main(["train", *given, "run.name=run"]) == 0
-    disturbed, undisturbed = (shared.snapshot(there / name / "run") for name in ("out", "undisturbed"))
+    assert len(losses("out/killed")) < 40
+    assert main(["train", *given, "run.name=killed"]) == 0
+    disturbed, undisturbed = (shared.snapshot(there / name / "killed") for name in ("out", "undisturbed"))
     equal = [name for name in undisturbed if name.startswith(("export/model", "predictions/", "checkpoints/"))]
     assert len(equal) >= 6
     assert [name for name in [*equal, "metrics.json"] if disturbed.get(name) != undisturbed[name]] == []
-    assert losses("out/run") == losses("undisturbed/run")
+    assert losses("out/killed") == losses("undisturbed/killed")
 
 
 def test_a_few_steps_end_in_a_report(there: Path, encdec: Encdec, shared: ModuleType) -> None:
