@@ -39,7 +39,7 @@ def test_a_check_that_fails_is_named_and_ends_with_2(
     rows = {line.split("  ")[0]: line.split() for line in done.out.splitlines()[2:]}
     assert " ".join(rows["labels"]) == "labels FAIL 3 of 16 are wrong Shift them"
     assert " ".join(rows["overfit"]) == "overfit not run first: labels"
-    assert done.err.splitlines()[-1] == "encdec doctor: 1 of 19 checks failed: labels."
+    assert done.err.splitlines()[-1] == "encdec doctor: 1 of 20 checks failed: labels."
 
 
 def test_what_cannot_be_loaded_is_said_as_train_says_it(here: Path, encdec: Encdec, shared: ModuleType) -> None:
@@ -64,7 +64,7 @@ def test_a_first_start_is_examined_in_a_line_and_a_resumed_one_is_not(
         first = encdec("train", *shared.BASE, *shared.SPLITS, *SHORT)
     assert first.status == 130
     lines = [line for line in first.err.splitlines() if line.startswith("doctor: ")]
-    assert [re.sub(r"\d+\.\d s", "0.4 s", line) for line in lines] == ["doctor: 18 checks passed in 0.4 s"]
+    assert [re.sub(r"\d+\.\d s", "0.4 s", line) for line in lines] == ["doctor: 19 checks passed in 0.4 s"]
     assert first.err.index("doctor: ") < first.err.index("train 1/2")
     weights = read_weights(here)
     again = encdec("train", *shared.BASE, *shared.SPLITS, *SHORT)
@@ -119,5 +119,5 @@ def test_two_ranks_that_are_not_well_end(here: Path, shared: ModuleType) -> None
 def test_warnings_do_not_stop_a_run(here: Path, encdec: Encdec, shared: ModuleType) -> None:
     done = encdec("train", *shared.BASE, *SHORT, "task.max_source_tokens=6")
     assert done.status == 0, done.err
-    assert "\ndoctor: 18 checks passed, 1 with a warning, in " in done.err
+    assert "\ndoctor: 19 checks passed, 2 with a warning, in " in done.err
     assert "\ndoctor: truncation: 16 sources and 0 targets of 24 pairs are cut. Raise task.max_source_" in done.err

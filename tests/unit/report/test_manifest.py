@@ -43,7 +43,7 @@ def test_versions_are_those_that_are_installed():
 
     found = manifest.versions()
     assert found["encdec-train"] == encdec_train.__version__
-    assert found["torch"] == torch.__version__
+    assert found["torch"] in {torch.__version__, torch.__version__.partition("+")[0]}  # PyPI's says no more of itself
     assert found["transformers"] == transformers.__version__
 
 
