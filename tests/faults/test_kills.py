@@ -54,7 +54,7 @@ CASES = [
     Case("after an epoch's last step", [("step_end", 5)], 1, [BOTH]),
     Case("after an epoch's last step and its checkpoint", [("step_end", 10)], 0),
     Case("within the last validation", [("validation", 12)], 2),
-    Case("before the predictions are written", [("predictions", 12)], 0, [ONE], other=0),
+    Case("before the predictions are written", [("predictions", 12)], 0, [ONE]),
     Case("before the export is renamed", [("export_rename", 12)], 0, [ONE], other=0),
     Case("before the report", [("report", 12)], 0),
     Case("twice in an epoch", [("step_end", 7), ("step_end", 9)], 2, [[(1,), (0,)]]),

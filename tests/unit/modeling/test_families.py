@@ -232,6 +232,6 @@ def test_two_tokenizers_go_through_data_export_and_generate(zoo: Callable[..., P
     assert opened.codec.encode_targets(["dog ran"]) == [[3, 6, 25]]
     assert opened.codec.encode_sources(["the bird"]) == [[2, 4, 8, 3]]
     ours = decode(model, [split.source_ids[i] for i in range(4)], search_of(config))
-    theirs = Generator(opened.model, opened.codec, opened.search, opened.max_source_tokens)(SOURCES)
+    theirs = Generator(opened.engine, opened.codec, opened.search, opened.max_source_tokens)(SOURCES)
     assert theirs == [session.codec.decode(ids) for ids in ours]
     assert all(set(text.split()) <= set(session.codec.target_tokenizer.get_vocab()) for text in theirs)
