@@ -15,15 +15,13 @@ from urllib.parse import quote
 
 from huggingface_hub import HfApi, constants, hf_hub_download, is_offline_mode, snapshot_download
 from huggingface_hub import try_to_load_from_cache as cached_file
-from huggingface_hub.errors import HfHubHTTPError, RepositoryNotFoundError, RevisionNotFoundError
+from huggingface_hub.errors import RepositoryNotFoundError, RevisionNotFoundError
 
 from encdec_train import atomic, console
 from encdec_train.errors import ConfigError, DataError, fault
+from encdec_train.hub_errors import ASK_SECONDS, FAILURES, HTTPError, reason_of
 from encdec_train.tasks.spec import OnHub
 
-ASK_SECONDS = 5.0  # for the one question, which is not repeated
-HTTPError: type[Exception] = HfHubHTTPError.__bases__[0]  # httpx's or httpx2's: what a broken connection raises
-FAILURES = (HTTPError, OSError, ValueError)
 OWN_FILES = "set task.train_file, task.validation_file and task.test_file to files of your own"
 
 
@@ -63,7 +61,7 @@ def listing(dataset: str, revision: str | None) -> Listing:
     if known is None:
         _refuse(dataset, revision, problem)
     if problem is not None:
-        console.say(f"{dataset}: {_reason(problem)}; going on with what is cached of commit {known.commit[:12]}")
+        console.say(f"{dataset}: {reason_of(problem)}; going on with what is cached of commit {known.commit[:12]}")
     return known
 
 
@@ -150,7 +148,7 @@ def fetch(found: Listing, name: str) -> Path:
     except FAILURES as error:
         if getattr(error, "errno", None) is not None and not isinstance(error, HTTPError | ConnectionError):
             raise _unwritable("HF_HUB_CACHE", constants.HF_HUB_CACHE, error) from error
-        reason, remedy = _reason(error), "The next start goes on from there"
+        reason, remedy = reason_of(error), "The next start goes on from there"
         if is_offline_mode():
             reason, remedy = _lacking(), _fetching(found.dataset, found.revision)
         raise DataError(fault(str(found), f"its file {name}", None, reason, remedy)) from error
@@ -169,18 +167,10 @@ def _refuse(dataset: str, revision: str | None, error: Exception | None) -> NoRe
     if isinstance(error, RevisionNotFoundError):
         expected, remedy = f"a branch, a tag or a commit of {dataset}", f"Choose another, or {OWN_FILES}"
         raise ConfigError(fault("task.revision", expected, revision, "the Hub has none of it", remedy)) from error
-    reason, remedy = _reason(error) if error else "", f"Check the network, or {OWN_FILES}"
+    reason, remedy = reason_of(error) if error else "", f"Check the network, or {OWN_FILES}"
     if error is None:
         reason, remedy = _lacking(), _fetching(dataset, revision)
     elif isinstance(error, RepositoryNotFoundError):
         reason = "the Hub has no such data set, or you may not read it"
         remedy = f"For a private or gated one `hf auth login` or set HF_TOKEN; or {OWN_FILES}"
     raise DataError(fault("task", "a data set that can be reached or is cached", dataset, reason, remedy)) from error
-
-
-def _reason(error: BaseException) -> str:
-    if (response := getattr(error, "response", None)) is not None:
-        return f"{constants.ENDPOINT} answers {response.status_code}"
-    cause = error.__cause__ if isinstance(error.__cause__, HTTPError) else error
-    said = " ".join([type(cause).__name__, *str(cause).strip().splitlines()[:1]]).rstrip(".")
-    return f"{constants.ENDPOINT} cannot be reached or breaks off ({said})" if isinstance(cause, HTTPError) else said

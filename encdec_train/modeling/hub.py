@@ -4,16 +4,15 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from huggingface_hub import HfApi, constants, is_offline_mode, snapshot_download
-from huggingface_hub.errors import HfHubHTTPError, RepositoryNotFoundError, RevisionNotFoundError
+from huggingface_hub.errors import RepositoryNotFoundError, RevisionNotFoundError
 
 from encdec_train import console
 from encdec_train.errors import ModelError, fault
+from encdec_train.hub_errors import ASK_SECONDS, FAILURES, reason_of
 
-ASK_SECONDS = 5.0  # for the one question, which is not repeated; the library's own way takes 23 s to say "unreachable"
 SUFFIXES = (".json", ".txt", ".model", ".safetensors")  # configs, tokenizers, weights; never a pickle, never code
 FOLDERS = (".", "decoder_tokenizer")  # of a repository: exports of other formats lie in further ones
 NEEDED = ["config.json", "model.safetensors*", "model-*.safetensors", "tokenizer*", "vocab*"]  # of a cached checkpoint
-HTTPError: type[Exception] = HfHubHTTPError.__bases__[0]  # httpx's or httpx2's: what a broken connection raises
 
 
 def locate(key: str, name: str, revision: str | None) -> Path:
@@ -53,16 +52,16 @@ def fetch(key: str, name: str, revision: str | None) -> Path:
             check_weights(key, name, files)
             wanted = [file for file in files if file.endswith(SUFFIXES) and str(Path(file).parent) in FOLDERS]
             return Path(snapshot_download(name, revision=revision, allow_patterns=wanted))
-    except (HTTPError, OSError, ValueError) as error:
+    except FAILURES as error:
         problem = error
     try:
         if isinstance(problem, RepositoryNotFoundError | RevisionNotFoundError):
             raise problem
         folder = Path(snapshot_download(name, revision=revision, local_files_only=True, allow_patterns=wanted))
-    except (HTTPError, OSError, ValueError) as error:
+    except FAILURES as error:
         raise ModelError(_refusal(key, name, revision, problem or error)) from error
     if problem is not None:
-        console.say(f"{name}: {_reason(problem)}; going on with the cached copy of commit {folder.name[:12]}")
+        console.say(f"{name}: {reason_of(problem)}; going on with the cached copy of commit {folder.name[:12]}")
     return folder
 
 
@@ -79,7 +78,7 @@ def check_weights(key: str, name: str, files: Iterable[str]) -> None:
 def _refusal(key: str, name: str, revision: str | None, error: Exception) -> str:
     if isinstance(error, RevisionNotFoundError):
         return fault(f"{key}_revision", f"a branch, a tag or a commit of {name}", revision, "the Hub has none of it")
-    reason, remedy = _reason(error), "Check the name and the network, or set the key to a local folder"
+    reason, remedy = reason_of(error), "Check the name and the network, or set the key to a local folder"
     if isinstance(error, RepositoryNotFoundError):
         reason = "the Hub has no such model, or you may not read it"
         remedy = "Check the name; for a private or gated model `hf auth login` or set HF_TOKEN"
@@ -88,11 +87,3 @@ def _refusal(key: str, name: str, revision: str | None, error: Exception) -> str
         reason = f"HF_HUB_OFFLINE is set, and {constants.HF_HUB_CACHE} lacks it"
         remedy = f"Where there is a network, run `hf download {name}{pinned}` into the same cache"
     return fault(key, "a folder, or a Hub id that can be reached or is cached", name, reason, remedy)
-
-
-def _reason(error: BaseException) -> str:
-    if (response := getattr(error, "response", None)) is not None:
-        return f"{constants.ENDPOINT} answers {response.status_code}"
-    cause = error.__cause__ if isinstance(error.__cause__, HTTPError) else error
-    said = " ".join([type(cause).__name__, *str(cause).strip().splitlines()[:1]]).rstrip(".")
-    return f"{constants.ENDPOINT} cannot be reached or breaks off ({said})" if isinstance(cause, HTTPError) else said
