@@ -1,6 +1,5 @@
 """Asked to stop: every rank leaves the same step with a checkpoint, whichever rank was told, and goes on from there."""
 
-import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -8,8 +7,6 @@ from typing import Any
 import pytest
 from faults.runs import BASE, DROPOUT, read, tensors
 from results import load
-
-from encdec_train.training.stop import SIGNALS
 
 RUN = (*BASE, *DROPOUT, "run.name=run")
 SAME = "0 steps made again, bitwise equal"
@@ -65,8 +62,6 @@ def test_03_04_all_ranks_stop_after_the_same_step(
 
 
 def test_04_sigusr1_is_a_wish_to_stop(new_run: Callable[..., Any], note: Callable[..., None]) -> None:
-    if signal.SIGUSR1 not in SIGNALS:
-        pytest.skip("SIGUSR1 is no wish to stop yet")
     run = new_run(*RUN)
     end = run.start(2, "usr1", 7, [1])
     assert len(set(end.statuses)) == 1

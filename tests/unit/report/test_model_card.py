@@ -44,7 +44,7 @@ def front_matter(card):
 
 def test_front_matter_is_what_the_hub_reads():
     data = front_matter(model_card(FACTS))
-    assert data.library_name == "transformers"
+    assert data.to_dict()["library_name"] == "transformers"
     assert data.tags == ["encoder-decoder", "warm-start", "wikisplit"]
     assert data.base_model == ["google-bert/bert-base-cased"]
     assert data.metrics == ["sacrebleu", "rouge"]

@@ -176,4 +176,10 @@ def test_a_server_that_forks_workers_outlives_a_signal_to_all(kind: str, status:
 
 
 def test_without_such_a_server_there_is_nothing_to_shield() -> None:
+    from multiprocessing import forkserver
+
+    before = [signal.getsignal(one) for one in stop.SIGNALS]
+    assert multiprocessing.get_start_method() != "forkserver"
     stop.shield_workers()
+    assert [signal.getsignal(one) for one in stop.SIGNALS] == before
+    assert forkserver._forkserver._forkserver_pid is None  # none was started
