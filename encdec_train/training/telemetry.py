@@ -82,13 +82,14 @@ def flops_a_token(model: Any) -> tuple[float, float]:  # noqa: ANN401 - a pair, 
     tokens, and the head by target tokens only.
     """
     (_, encoder), (_, decoder) = families.sides(model)
-    head, matrices = decoder.get_output_embeddings().weight, _matrices(decoder)
-    body = sum(matrices.values()) - matrices.get(id(head), 0)
+    head, matrices = decoder.get_output_embeddings(), _matrices(decoder)
+    size = decoder.config.vocab_size * decoder.config.hidden_size if head is None else head.weight.numel()
+    body = sum(matrices.values()) - (0 if head is None else matrices.get(id(head.weight), 0))
     if families.is_causal(model):
-        source, target = body, body + head.numel()
+        source, target = body, body + size
     else:
         cross = 2 * decoder.config.num_hidden_layers * decoder.config.hidden_size**2
-        source, target = sum(_matrices(encoder).values()) + cross, body - cross + head.numel()
+        source, target = sum(_matrices(encoder).values()) + cross, body - cross + size
     return float(_FORWARD_AND_BACKWARD * source), float(_FORWARD_AND_BACKWARD * target)
 
 

@@ -56,6 +56,13 @@ def test_flops_of_a_causal_lm_by_hand() -> None:
     assert flops_a_token(model) == (6 * 3 * layer, 6 * (3 * layer + 50 * 8))
 
 
+def test_a_decoder_that_names_no_head_is_counted_by_its_shape(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = pair(tied=True)
+    expected = flops_a_token(model)
+    monkeypatch.setattr(type(model.decoder), "get_output_embeddings", lambda _: None)
+    assert flops_a_token(model) == expected
+
+
 def test_columns(batch: StepBatch, clock: Callable[[float], None], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(telemetry, "matmul_rate", lambda *_: 1000.0)
     model = pair(tied=True)
