@@ -37,6 +37,7 @@ from encdec_train.session import micro_tokens
 from encdec_train.training.callbacks import EveryStep
 from encdec_train.training.metrics_log import MetricsLog
 from encdec_train.training.module import Seq2SeqModule
+from encdec_train.training.telemetry import flops_a_token, matmul_rate
 from encdec_train.training.trainer import fit
 
 SIDES = ("ours fp32", "ours bf16", "theirs fp32", "theirs bf16 grouped")
@@ -161,37 +162,11 @@ def theirs(workload: Workload, steps: int, precision: Precision, folder: Path, *
     return stamps
 
 
-def matmul_rate(dtype: torch.dtype) -> float:
-    """Measure FLOP/s of a large matmul."""
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    a = torch.randn(1024, 1024, device=device).to(dtype)
-    best = float("inf")
-    for _ in range(8):
-        start = time.perf_counter()
-        b = a @ a
-        float(b[0, 0])
-        best = min(best, time.perf_counter() - start)
-    return 2 * 1024**3 / best
-
-
-def flops_of_a_token(workload: Workload) -> tuple[float, float]:
-    """Return FLOPs of forward and backward a real source token and a real target token, attention products left out."""
-    model = workload.model()
-    matrices = []
-    for half in (model.encoder, model.decoder):
-        tables = {id(m.weight) for m in half.modules() if isinstance(m, torch.nn.Embedding)}
-        matrices.append(sum(p.numel() for p in half.parameters() if p.dim() == 2 and id(p) not in tables))
-    config = model.decoder.config
-    cross = 2 * config.num_hidden_layers * config.hidden_size**2  # keys and values: once a source token
-    head = config.vocab_size * config.hidden_size
-    return 6.0 * (matrices[0] + cross), 6.0 * (matrices[1] - cross + head)
-
-
 def work(side: str, name: str, steps: int) -> None:
     """Run one side, and print what was measured as JSON."""
     warnings.filterwarnings("ignore")
     workload, precision = WORKLOADS[name], Precision.bf16 if "bf16" in side else Precision.fp32
-    rate = matmul_rate(torch.bfloat16 if precision is Precision.bf16 else torch.float32)
+    rate = matmul_rate(torch.device("cuda" if torch.cuda.is_available() else "cpu"), precision)
     with tempfile.TemporaryDirectory() as folder:
         if side.startswith("ours"):
             stamps = ours(workload, steps, precision, Path(folder))
@@ -203,7 +178,7 @@ def work(side: str, name: str, steps: int) -> None:
         if torch.cuda.is_available()
         else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
     )
-    source, target = flops_of_a_token(workload)
+    source, target = flops_a_token(workload.model())
     lengths = Examples(workload, SEED).lengths.sum(axis=0)
     found["utilisation"] = found["tokens_per_second"] * float(lengths @ [source, target]) / lengths.sum() / rate
     print(json.dumps(found))
