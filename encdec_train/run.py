@@ -73,6 +73,7 @@ def train(config: TrainConfig, preflight: Preflight | None = None) -> Path:
         launch.join(config.trainer)
         if distributed.rank() > 0:
             console.silence()
+        wish.obey()
         return make_once(config, wish, preflight)
 
 
@@ -133,9 +134,11 @@ def make(
         describe_start(config, folder, session, started, sources)
         write_audit(folder.path, session.splits, session.codec)
     kind = config.tracking.kind if main else TrackerName.none
-    tracker = start_tracker(kind, config.tracking, folder.path, folder.run_id, to_dict(config))
+    with wish.patiently():  # or a signal would leave the tracker's service behind
+        tracker = start_tracker(kind, config.tracking, folder.path, folder.run_id, to_dict(config))
     run, scores, outcome = Run(config, folder, session, plan, tracker, wish), Scores(), Outcome.failed
     try:
+        wish.obey()
         step = fit(run, started, folder.path)
         scores = score_tests(config, session, started.model, folder.path / "predictions")
         distributed.moved(None)  # what follows is rank 0's alone, and may take as long as it likes
@@ -150,7 +153,8 @@ def make(
         raise
     finally:
         distributed.moved(None)
-        tracker.finish(flat(scores), outcome)
+        with wish.patiently():
+            tracker.finish(flat(scores), outcome)
     if main:
         finish(run, scores, baselines)
 

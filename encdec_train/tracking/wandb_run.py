@@ -113,6 +113,7 @@ class WandbRun(Tracker):
             if outcome is Outcome.stopped:
                 self._run.mark_preempting()
             self._run.finish(exit_code=outcome.value)
+        _tear_down()  # at exit its service may have been ended by SLURM, and wandb would print a traceback about it
 
     def _catch_up(self, before: int | None) -> None:
         """Log the rows of earlier starts, once, from the step that W&B expects next."""

@@ -70,6 +70,16 @@ class StopWish:
         finally:
             self._patient -= 1
 
+    def obey(self) -> None:
+        """Let a signal end the run that was noted before anything listened, or while something was patient.
+
+        Raises:
+            StoppedError: There was one.
+        """
+        if self.noted is not None and not self._leaving and self._may_leave(self.noted):
+            self._leaving = True
+            raise StoppedError(self.noted)
+
     def counts(self) -> list[float]:
         """Return 1 for the signal that this rank noted, of `SIGNALS`; to be added over ranks."""
         return [float(self.noted is one) for one in SIGNALS]

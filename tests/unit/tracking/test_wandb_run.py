@@ -140,6 +140,15 @@ def test_a_service_that_dies_ends_tracking_and_not_the_run(begin, capsys):
     assert "wandb sync '" in shown
 
 
+def test_no_service_is_left_when_a_run_has_ended(begin):
+    """SLURM signals every process of a job: a service that lives on is ended first, and wandb prints that at exit."""
+    tracker = begin()
+    tracker.log(1, {"a": 1.0})
+    assert len(service_processes()) == 1
+    tracker.finish({}, Outcome.stopped)
+    assert service_processes() == []
+
+
 def service_processes():
     """Give the ids of this process's own children that are wandb's service."""
     children = Path(f"/proc/{os.getpid()}/task").glob("*/children")

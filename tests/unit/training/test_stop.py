@@ -36,6 +36,33 @@ def test_outside_training_the_run_ends_at_once(number: signal.Signals) -> None:
     assert (why.value.exit_status, why.value.step, wish.noted) == (143, None, number)
 
 
+@pytest.mark.parametrize("number", SIGNALS)
+def test_what_was_put_off_is_obeyed_afterwards(number: signal.Signals) -> None:
+    with StopWish() as wish:
+        wish.obey()  # nothing was asked
+        with wish.patiently():
+            send(number)
+        with pytest.raises(StoppedError, match=f"^stopped by {number.name}"):
+            wish.obey()
+
+
+def test_what_came_before_anything_listened_is_obeyed_by_rank_0(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = signal.getsignal(signal.SIGUSR1)
+    monkeypatch.setenv("SLURM_JOB_ID", "12")
+    for rank in ("1", "0"):
+        monkeypatch.setenv("RANK", rank)
+        signal.signal(signal.SIGUSR1, signal.SIG_DFL)
+        stop.listen_early()
+        send(signal.SIGUSR1)
+        with StopWish() as wish:
+            if rank == "1":
+                wish.obey()
+                continue
+            with pytest.raises(StoppedError, match="^stopped by SIGUSR1"):
+                wish.obey()
+    signal.signal(signal.SIGUSR1, before)
+
+
 def test_other_ranks_of_a_job_wait_for_what_rank_0_does(monkeypatch: pytest.MonkeyPatch) -> None:
     """A rank that leaves first has rank 0 ended by srun, before it has asked for another life."""
     monkeypatch.setenv("RANK", "1")
