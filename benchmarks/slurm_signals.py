@@ -87,7 +87,7 @@ def num_faults(place: Path, seed: int) -> int:
 
 def main() -> None:
     """Start a SLURM, torment jobs, two at a time, and print what came out."""
-    signals, jobs = (int(word) for word in [*sys.argv[1:], "50", "5"][:2]) if len(sys.argv) > 1 else (50, 5)
+    signals, jobs = map(int, [*sys.argv[1:], *("50", "5")[len(sys.argv) - 1 :]])
     tests = ROOT / "tests"
     lab_module, data = module(tests / "cluster" / "lab.py"), module(tests / "conftest.py")
     if reason := lab_module.why_not():
@@ -115,13 +115,18 @@ def report(rows: list[dict[str, Any]], sent: int, faults: int) -> None:
     """Print the tables."""
     print(f"{sent} signals to {len({row['job'] for row in rows})} jobs of two ranks, load {os.getloadavg()[0]:.1f}: "
           f"{len(rows)} answered, steps missing or doubled in the curves: {faults}\n")  # fmt: skip
-    print("| seconds from the signal until | median | 90% | largest |\n|---|---|---|---|")
-    for key, name in (("requeued", "SLURM has the job back in its queue"), ("gone", "the last process has ended")):
-        values = sorted(row[key] for row in rows)
+    print("| seconds from the signal until | signals | median | 90% | largest |\n|---|---|---|---|---|")
+    loading = [row for row in rows if not row["steps"]]
+    training = [row for row in rows if row["steps"]]
+    back = "SLURM has the job back in its queue, ranks were"
+    for key, name, some in (
+        ("requeued", f"{back} loading", loading),
+        ("requeued", f"{back} training", training),
+        ("gone", "the last process has ended", rows),
+    ):
+        values = sorted(row[key] for row in some) or [float("nan")]
         ninth = values[int(0.9 * (len(values) - 1))]
-        print(f"| {name} | {statistics.median(values):.2f} | {ninth:.2f} | {values[-1]:.2f} |")
-    idle = sum(row["steps"] == 0 for row in rows)
-    print(f"\n{idle} of the signals came before the first step of their life, the others in training.")
+        print(f"| {name} | {len(some)} | {statistics.median(values):.2f} | {ninth:.2f} | {values[-1]:.2f} |")
 
 
 if __name__ == "__main__":

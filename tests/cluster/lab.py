@@ -56,6 +56,7 @@ GresTypes=gpu
 ReturnToService=2
 JobRequeue=1
 KillWait={kill_wait}
+UnkillableStepTimeout=300
 MinJobAge=3600
 SchedulerType=sched/backfill
 SchedulerParameters=sched_interval=2,bf_interval=2,batch_sched_delay=0,sched_min_interval=0
@@ -122,7 +123,7 @@ class Lab:
                 inside = self._networks.inside(name) if self._networks else []
                 self._run(*inside, "slurmd", "-f", str(self.conf), "-N", name)
             if not wait_for(lambda: self.states() == dict.fromkeys(self.nodes, "idle"), START_SECONDS):
-                tails = [f"{log.name}: {log.read_text()[-500:]}" for log in (self.folder / "log").iterdir()]
+                tails = [f"{log.name}: {log.read_text()[-500:]}" for log in self.logs()]
                 raise RuntimeError("\n".join(["the nodes do not become idle", *tails]))
             undo.pop_all()
 
@@ -151,6 +152,9 @@ class Lab:
                               capture_output=True, text=True, check=False)  # fmt: skip
         return dict(line.split() for line in done.stdout.splitlines())
 
+    def logs(self) -> list[Path]:
+        return sorted((self.folder / "log").iterdir())
+
     def job(self, job: str) -> Mapping[str, str]:
         """Return what `scontrol show job` says of one job or array task."""
         words = self.command("scontrol", "-o", "show", "job", job).splitlines()[0].split()
@@ -171,6 +175,14 @@ class Lab:
         if not wait_for(arrived, seconds):
             raise RuntimeError(f"job {job} is not {' or '.join(states)} after {seconds} s: {self.job(job)}")
         return self.job(job)
+
+    def end(self, job: str) -> None:
+        """End a job, and wait until nothing is left of it: SLURM sets a node aside whose processes it cannot end."""
+        subprocess.run(["scancel", "--full", job], env=self.environment, check=False, capture_output=True)
+        wait_for(lambda: not self.command("squeue", "-h", "-j", job), 3 * KILL_WAIT_SECONDS)
+        for name, state in self.states().items():
+            if not state.startswith(("idle", "alloc", "mix", "comp")):
+                self.command("scontrol", "update", f"NodeName={name}", "State=RESUME")
 
     def pids(self, job: str, rank: int | None = None) -> list[int]:
         """List the processes of a job's tasks, or of one of them: what has SLURM's variables in its environment."""
@@ -200,16 +212,21 @@ class Lab:
             raise RuntimeError(f"no {ranks} ranks of job {job} listen after {seconds} s: {self.job(job)}")
         return [pid for pid in self.pids(job) if hears(pid)]
 
-    def cut(self, job: str, seconds: float = 120) -> tuple[float, float]:
+    def cut(self, job: str, how: Sequence[str] = (), seconds: float = 120) -> tuple[float, float]:
         """Send a job what SLURM sends before its end, and wait until it is back in the queue.
+
+        Args:
+            job: Which.
+            how: The command, where it is not this signal.
+            seconds: How long to wait for either.
 
         Returns:
             Seconds until SLURM was told to requeue it, and until its last process was gone.
         """
         lives, start = int(self.job(job)["Restarts"]), time.monotonic()
-        self.command("scancel", "--signal=USR1", job)
+        self.command(*(how or ("scancel", "--signal=USR1", job)))
         if not wait_for(lambda: int(self.job(job)["Restarts"]) > lives, seconds):
-            raise RuntimeError(f"job {job} gives no answer to SIGUSR1 in {seconds} s: {self.job(job)}")
+            raise RuntimeError(f"job {job} is not requeued in {seconds} s: {self.job(job)}")
         requeued = time.monotonic() - start
         if not wait_for(lambda: not self.pids(job), seconds):
             raise RuntimeError(f"job {job} goes on after it was requeued")
@@ -245,10 +262,12 @@ class Lab:
 
     def _pid(self, name: str) -> int | None:
         """Return the process id of a daemon that lives; it is no other process with a number that was used again."""
-        file = self.folder / "pid" / name
-        pid = int(file.read_text()) if file.is_file() and file.read_text().strip().isdigit() else 0
-        command = Path(f"/proc/{pid}/comm")
-        return pid if pid and command.is_file() and command.read_text().strip() == name.partition(".")[0] else None
+        try:  # a daemon that ends removes its file at any moment
+            pid = int((self.folder / "pid" / name).read_text())
+            command = Path(f"/proc/{pid}/comm").read_text().strip()
+        except (OSError, ValueError):
+            return None
+        return pid if command == name.partition(".")[0] else None
 
     def _end(self, names: Sequence[str]) -> None:
         for number, seconds in ((signal.SIGTERM, STOP_SECONDS), (signal.SIGKILL, STOP_SECONDS)):

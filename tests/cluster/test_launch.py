@@ -1,5 +1,6 @@
 """How ranks find one another on a real SLURM, and what is refused before anybody waits."""
 
+import json
 import subprocess
 import sys
 import tempfile
@@ -8,16 +9,12 @@ from typing import Any
 
 import pytest
 from cluster.jobs import SMALL, Place
-from cluster.lab import Lab
+from cluster.lab import Lab, free_ports
 from results import losses
 
-TRAIN = (sys.executable, "-m", "encdec_train", "train", "task=files", "task.train_file=train.jsonl", "run.name=never",
-         "model.encoder=bert", "tracking=none", "trainer.accelerator=cpu")  # fmt: skip
-
-
-def typed(place: Any, *words: str, **more: str) -> "subprocess.CompletedProcess[str]":
-    environment = place.environment(more)
-    return subprocess.run(words, cwd=place.path, env=environment, capture_output=True, text=True, timeout=60)
+TRAIN = ("train", "task=files", "task.train_file=train.jsonl", "run.name=never", "model.encoder=bert", "tracking=none",
+         "trainer.accelerator=cpu")  # fmt: skip
+HERE = [word for word in SMALL if not word.startswith("cluster.")]
 
 
 @pytest.mark.parametrize(
@@ -37,7 +34,7 @@ def typed(place: Any, *words: str, **more: str) -> "subprocess.CompletedProcess[
 def test_a_wrong_launch_is_refused_with_the_line_to_type(
     launcher: tuple[str, ...], devices: int, nodes: int, got: str, place: Any
 ) -> None:
-    done = typed(place, *launcher, *TRAIN, f"trainer.devices={devices}", f"trainer.num_nodes={nodes}")
+    done = place.type(*launcher, *place.warm, *TRAIN, f"trainer.devices={devices}", f"trainer.num_nodes={nodes}")
     assert done.returncode == 2, done.stderr
     assert got in done.stderr
     line = f"srun --nodes={nodes} --ntasks-per-node={devices} --distribution=block --kill-on-bad-exit=1 encdec train"
@@ -47,7 +44,7 @@ def test_a_wrong_launch_is_refused_with_the_line_to_type(
 
 def test_a_node_that_cannot_be_found_is_named_at_once(place: Any) -> None:
     hidden = ("env", f"PATH={place.path}")  # so that SLURM cannot be asked for its address
-    done = typed(place, "srun", "-N2", "--ntasks-per-node=1", *hidden, *TRAIN, "trainer.num_nodes=2")
+    done = place.type("srun", "-N2", "--ntasks-per-node=1", *hidden, *place.warm, *TRAIN, "trainer.num_nodes=2")
     assert done.returncode == 2, done.stderr
     assert "MASTER_ADDR: expected an address that every node can reach; the name of the job's first node, node1, " in (
         done.stderr
@@ -65,18 +62,51 @@ def test_the_first_node_of_a_list_is_slurms_own(place: Any) -> None:
 @pytest.fixture(scope="module")
 def alone(place: Any) -> list[float]:
     """The losses of one process that knows nothing of SLURM."""
-    keys = [word for word in SMALL if not word.startswith("cluster.")]
-    place.encdec("train", *keys, "run.name=one")
+    place.encdec("train", *HERE, "run.name=one")
     return losses(place.run("one"))
 
 
 def test_two_nodes_train_as_one_process_does(place: Any, run_and_end: Any, alone: list[float]) -> None:
     """Under a name that makes Lightning's own detection overlook a job."""
-    job = run_and_end("two", "cluster.nodes=2", "cluster.options=['--job-name=bash']")
-    assert place.lab.wait(job, "COMPLETED", "FAILED", seconds=240)["JobState"] == "COMPLETED"
-    assert place.lab.job(job)["JobName"] == "bash"
+    job = run_and_end("two", "cluster.nodes=2", "cluster.options=['--job-name=bash']", cold=True)
+    assert place.completed("two", job)["JobName"] == "bash"
     assert len(alone) == 12
     assert losses(place.run("two")) == pytest.approx(alone, rel=1e-5)
+
+
+def test_srun_is_typed_in_an_interactive_allocation(place: Any, alone: list[float]) -> None:
+    """Under another name that Lightning's own detection overlooks."""
+    allocation = ("salloc", "--nodes=2", "--ntasks-per-node=1", "--job-name=interactive")
+    step = ("srun", "--distribution=block", "--kill-on-bad-exit=1", *place.warm, "train", *HERE, "run.name=typed")
+    done = place.type(*allocation, *step, "trainer.num_nodes=2", "trainer.devices=1")
+    assert done.returncode == 0, done.stderr
+    assert losses(place.run("typed")) == pytest.approx(alone, rel=1e-5)
+
+
+def test_torchrun_is_the_alternative(place: Any, alone: list[float]) -> None:
+    """One a node, which starts that node's ranks."""
+    [port] = free_ports(1)
+    launcher = (sys.executable, "-m", "torch.distributed.run", "--nnodes=2", "--nproc-per-node=1",
+                "--rdzv-backend=c10d", f"--rdzv-endpoint=127.0.0.1:{port}", "--local-addr=127.0.0.1")  # fmt: skip
+    done = place.type("srun", "--nodes=2", "--ntasks-per-node=1", *launcher, "-m", "encdec_train", "train", *HERE,
+                      "run.name=torchrun", "trainer.num_nodes=2", "trainer.devices=1")  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert losses(place.run("torchrun")) == pytest.approx(alone, rel=1e-5)
+
+
+def test_two_jobs_on_one_node_do_not_clash(place: Any, run_and_end: Any, alone: list[float]) -> None:
+    """Each is two ranks of node1; the second one comes and goes while the first one trains."""
+    ranks = ("trainer.devices=2", "cluster.options=['--nodelist=node1']")
+    first = run_and_end("first", *ranks, "trainer.max_steps=1000000")
+    place.reach("first", 2)
+    second = run_and_end("second", *ranks)
+    place.completed("second", second)
+    before = place.steps("first")
+    place.reach("first", before + 2)
+    assert place.lab.job(first)["NodeList"] == place.lab.job(second)["NodeList"] == "node1"
+    assert losses(place.run("second")) == pytest.approx(alone, rel=1e-5)
+    manifests = [json.loads((place.run(name) / "manifest.json").read_text()) for name in ("first", "second")]
+    assert [manifest["finished"] for manifest in manifests] == [False, True]
 
 
 def test_nodes_with_addresses_of_their_own(place: Any, alone: list[float]) -> None:
@@ -85,22 +115,24 @@ def test_nodes_with_addresses_of_their_own(place: Any, alone: list[float]) -> No
         lab = Lab(Path(folder), networks=True)
         try:
             lab.start()
-        except subprocess.CalledProcessError:
-            pytest.skip("this machine lets nobody make network namespaces")
-        far = Place(lab, place.path)
+        except (OSError, subprocess.CalledProcessError) as error:
+            pytest.skip(f"no network namespaces here: {error}")
+        far = Place(lab, place.path, place.socket)
         try:
-            job = far.submit("far", "cluster.nodes=2", "cluster.setup=['export GLOO_SOCKET_IFNAME=eth0']")
-            end = lab.wait(job, "COMPLETED", "FAILED", seconds=240)
+            job = far.submit("far", "cluster.nodes=2", "cluster.setup=['export GLOO_SOCKET_IFNAME=eth0']", cold=True)
+            far.completed("far", job)
         finally:
             lab.stop()
-    assert end["JobState"] == "COMPLETED", far.log("far", job)
     assert losses(place.run("far")) == pytest.approx(alone, rel=1e-5)
 
 
 def test_a_node_without_network_keeps_wandb_for_later(place: Any, run_and_end: Any) -> None:
     """`unshare -n` leaves a job not even the loopback interface."""
-    job = run_and_end("netless", "tracking=wandb", 'cluster.container="unshare -n"', WANDB_API_KEY="0" * 40)
-    assert place.lab.wait(job, "COMPLETED", "FAILED", seconds=240)["JobState"] == "COMPLETED"
+    if subprocess.run(["unshare", "-n", "true"], check=False).returncode:
+        pytest.skip("no network namespaces here")
+    job = run_and_end("netless", "tracking=wandb", 'cluster.container="unshare -n"', cold=True,
+                      WANDB_API_KEY="0" * 40)  # fmt: skip
+    place.completed("netless", job)
     log = place.log("netless", job)
     assert "wandb: offline (" in log
     assert "To upload it: wandb sync outputs/netless/wandb/offline-run-" in log

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from cluster.jobs import SMALL
+from cluster.jobs import OVER, SMALL
 from cluster.lab import wait_for
 from results import load
 
@@ -88,17 +88,18 @@ def test_what_slurm_refuses_is_said_before_anything_is_written(place: Any) -> No
 def test_an_array_of_six_is_completed_by_the_same_command(place: Any) -> None:
     lab = place.lab
     sweep = ["submit", "--multirun", *SMALL, "model=bert2bert,bertshare", "seed=1,2,3", "trainer.max_steps=4",
-             "run.output_dir=sweep"]  # fmt: skip
+             "run.output_dir=sweep", f"cluster.setup=['PATH={place.path}/warm:$PATH']"]  # fmt: skip
+    stall = place.path / "stall-1"
+    stall.write_text("start")
     job, err = place.encdec(*sweep)
     assert f"submitted as job {job}: 6 runs" in err
     folders = [place.path / line.strip() for line in err.splitlines() if line.startswith("  sweep/")]
     assert len(set(folders)) == 6
 
-    lab.wait(f"{job}_1", "RUNNING")
-    lab.listening(f"{job}_1", 1)
+    assert wait_for((place.path / "stalled-1").exists, 120)
+    stall.unlink()
     lab.command("scancel", f"--signal={signal.SIGKILL.name[3:]}", f"{job}_1")
-    over = ("COMPLETED", "FAILED", "CANCELLED")
-    ends = [lab.wait(f"{job}_{number}", *over, seconds=300)["JobState"] for number in range(6)]
+    ends = [lab.wait(f"{job}_{number}", *OVER, seconds=300)["JobState"] for number in range(6)]
     assert ends == ["COMPLETED", "CANCELLED", *["COMPLETED"] * 4]
     assert [load(folder / "manifest.json")["finished"] for folder in folders if folder != folders[1]] == [True] * 5
     before = {folder: (folder / "metrics.json").stat().st_mtime_ns for folder in folders if folder != folders[1]}
@@ -109,7 +110,7 @@ def test_an_array_of_six_is_completed_by_the_same_command(place: Any) -> None:
     assert options(script.read_text())["array"] == "1"
     _, err = place.encdec(*sweep)
     assert re.search(rf"{folders[1].name} is in the queue: job {again}_1 is \w+\n", err)
-    assert lab.wait(f"{again}_1", "COMPLETED", "FAILED")["JobState"] == "COMPLETED"
+    assert lab.wait(f"{again}_1", *OVER)["JobState"] == "COMPLETED"
     assert before == {folder: (folder / "metrics.json").stat().st_mtime_ns for folder in before}
 
     out, err = place.encdec(*sweep)
