@@ -129,13 +129,16 @@ class Lab:
 
     def stop(self) -> None:
         """End every job and every daemon, by its process id."""
-        if self._pid("slurmctld"):
-            subprocess.run(["scancel", "--full", "-u", "root"], env=self.environment, timeout=STOP_SECONDS, check=False)
-            wait_for(lambda: not self.command("squeue", "-h"), KILL_WAIT_SECONDS + STOP_SECONDS)
-        self._end([*(f"slurmd.{name}" for name in self.nodes), "slurmctld"])
-        self._end(["munged"])
-        if self._networks:
-            self._networks.stop()
+        with ExitStack() as last:
+            if self._networks:
+                last.callback(self._networks.stop)
+            if self._pid("slurmctld"):
+                subprocess.run(
+                    ["scancel", "--full", "-u", "root"], env=self.environment, timeout=STOP_SECONDS, check=False
+                )
+                wait_for(lambda: not self.command("squeue", "-h"), KILL_WAIT_SECONDS + STOP_SECONDS)
+            self._end([*(f"slurmd.{name}" for name in self.nodes), "slurmctld"])
+            self._end(["munged"])
         if self._guard:
             self._guard.communicate()
 
