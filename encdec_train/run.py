@@ -241,6 +241,7 @@ def fit(run: Run, started: "WarmStart", root: Path, *, quiet: bool = False) -> i
     log = MetricsLog(root / "metrics.jsonl" if distributed.rank() == 0 else None, None if quiet else run.tracker, done)
     averaged = averaged_steps(total, config.optim)
     every_step = EveryStep(trainer, checkpoints, log, validator(run), (total, averaged), resumed)
+    every_step.identity = run.folder.identity
     todo = 0 if every_step.is_over else total - done
     del resumed  # its tensors are let go of when they are in the model
     if todo or trainer.devices * trainer.num_nodes > 1:  # several ranks find one another there, also to decode
