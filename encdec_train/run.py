@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
+from textwrap import shorten
 from typing import TYPE_CHECKING, Any
 
 from encdec_train import console, distributed
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
 
 Preflight = Callable[[TrainConfig, Session, "EncoderDecoderModel"], None]  # `doctor.preflight`; siblings do not import
 NUM_SHOWN = 5  # predictions on the console
+EXAMPLE = 300  # characters of a source in the command that is shown
 CLIP = 160  # characters of each
 
 
@@ -245,6 +247,7 @@ def fit(run: Run, started: "WarmStart", root: Path, *, quiet: bool = False) -> i
     log = MetricsLog(root / "metrics.jsonl" if distributed.rank() == 0 else None, None if quiet else run.tracker, done)
     averaged = averaged_steps(total, config.optim)
     every_step = EveryStep(trainer, checkpoints, log, validator(run), (total, averaged), resumed)
+    every_step.identity = run.folder.identity
     todo = 0 if every_step.is_over else total - done
     del resumed  # its tensors are let go of when they are in the model
     if todo or trainer.devices * trainer.num_nodes > 1:  # several ranks find one another there, also to decode
@@ -341,8 +344,8 @@ def announce(run: Run, scores: Scores, baselines: Mapping[str, Scores]) -> None:
         if (path / name).exists():
             console.say(f"  {name:<15}{what}")
     console.say("\nnext:")
-    example = shlex.quote(run.session.splits["train"].rows.sources[0].replace("\n", " "))
-    console.say(f"  echo {example} | {command()} generate checkpoint={shlex.quote(str(export_folder))}")
+    example = shorten(run.session.splits["train"].rows.sources[0], EXAMPLE, placeholder="") or "A sentence."
+    console.say(f"  echo {shlex.quote(example)} | {command()} generate checkpoint={shlex.quote(str(export_folder))}")
     if run.config.task.name == "demo":
         console.say("and with files of your own, of rows with a source and a target:")
         console.say(

@@ -15,6 +15,7 @@ from encdec_train.config import (
     GenerateConfig,
     Init,
     ModelConfig,
+    Parts,
     ScoreConfig,
     TaskConfig,
     TrainConfig,
@@ -179,6 +180,7 @@ def warm_start(config: TrainConfig, session: Session, init: Init) -> "WarmStart"
         EncDecError: When a checkpoint cannot be used, or `optim.freeze` names nothing.
     """
     from encdec_train.modeling import causal
+    from encdec_train.modeling.families import is_cross_attention
     from encdec_train.modeling.warm_start import Changes, build, describe
     from encdec_train.training.optim import freeze
 
@@ -191,6 +193,10 @@ def warm_start(config: TrainConfig, session: Session, init: Init) -> "WarmStart"
         started = build(*session.halves, model.share, init, seed=config.seed, changes=changes)
     header, rows = describe(started)
     console.say(console.table(rows, header))
+    decoder, in_layers = started.halves[-1], model.init_parts is not Parts.embeddings
+    if decoder.loaded and in_layers and any(is_cross_attention(name) for name in decoder.fresh_tensors):
+        console.say("cross-attention starts from random weights, as in the paper; from a copy of self-attention it")
+        console.say("learnt sooner wherever that was measured: model.init_cross_attention=self_attention")
     freeze(started.model, config.optim.freeze)
     return started
 

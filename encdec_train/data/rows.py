@@ -1,5 +1,6 @@
 """Pairs of texts by index: lists in memory, or columns of an Arrow table, which may be mapped from a file."""
 
+import mmap
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +13,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 _BATCH_ROWS = 4096  # made into Python objects at once
+_PASS_ROWS = 256  # read at once by somebody who goes through all of them
 
 
 @dataclass(frozen=True)
@@ -35,14 +37,19 @@ class Rows:
         return len(self.ids)
 
     @classmethod
-    def of_table(cls, table: "pa.Table") -> "Rows":
-        """Read from the columns `source` and `target`, and from `id` and `references` where they are and not null."""
-        return cls(*(Column(table, name) for name in ("id", "source", "target", "references")))
+    def of_table(cls, table: "pa.Table", pages: mmap.mmap | None = None) -> "Rows":
+        """Read from the columns `source` and `target`, and from `id` and `references` where they are and not null.
+
+        Args:
+            table: The columns.
+            pages: The map that they lie in. Who reads all rows lets go of what was read.
+        """
+        return cls(*(Column(table, name, pages) for name in ("id", "source", "target", "references")))
 
     @classmethod
     def mapped(cls, file: Path) -> "Rows":
         """Map an Arrow file: what is never read takes no memory."""
-        return cls.of_table(map_table(file)[0])
+        return cls.of_table(*map_table(file))
 
     def table(self, start: int = 0, stop: int | None = None) -> "pa.Table":
         """Copy some rows into an Arrow table that `of_table` reads."""
@@ -64,8 +71,11 @@ class Rows:
 class Column(Sequence[T]):
     """A column of `Rows` in an Arrow table."""
 
-    def __init__(self, table: "pa.Table", name: str) -> None:
-        self._table, self._name = table, name
+    def __init__(self, table: "pa.Table", name: str, pages: mmap.mmap | None) -> None:
+        self._table, self._name, self._pages = table, name, pages
+
+    def __reduce__(self) -> "tuple[type[Column[T]], tuple[pa.Table, str, None]]":
+        return Column, (self._table, self._name, None)  # another process gets a copy
 
     def __len__(self) -> int:
         return int(self._table.num_rows)
@@ -104,4 +114,7 @@ class Column(Sequence[T]):
     def _values(self, name: str, start: int, stop: int) -> list[Any]:
         if name not in self._table.column_names:
             return [None] * (stop - start)
-        return list(self._table.column(name).slice(start, stop - start).to_pylist())
+        values = list(self._table.column(name).slice(start, stop - start).to_pylist())
+        if self._pages is not None and stop - start >= _PASS_ROWS:
+            self._pages.madvise(mmap.MADV_DONTNEED)
+        return values

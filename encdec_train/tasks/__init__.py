@@ -23,7 +23,7 @@ TASKS: dict[str, TaskSpec] = {
     "discofuse": DISCOFUSE,
     "wikisplit": WIKISPLIT,
 }
-_PAIR = re.compile(r"[a-z]{2,3}-[a-z]{2,3}")
+_PAIR = re.compile(r"([a-z]{2,3})-(?!\1$)[a-z]{2,3}")
 
 
 def faults(task: TaskConfig) -> list[str]:
@@ -37,7 +37,7 @@ def faults(task: TaskConfig) -> list[str]:
     if found:
         return found
     if task.language_pair is not None and not _PAIR.fullmatch(task.language_pair):
-        found.append(fault("task.language_pair", "source and target language, such as en-de", task.language_pair))
+        found.append(fault("task.language_pair", "two different languages, such as en-de", task.language_pair))
     if task.subset is not None and task.subset not in SUBSETS:
         found.append(fault("task.subset", f"one of {', '.join(SUBSETS)}", task.subset))
     if task.subset == BALANCED and not task.files:

@@ -14,6 +14,7 @@ from encdec_train.batch import StepBatch
 from encdec_train.config import TrainerConfig
 from encdec_train.data.datamodule import Seq2SeqDataModule
 from encdec_train.errors import CheckpointError, ClusterError, EncDecError, fault
+from encdec_train.folder import difference
 from encdec_train.metrics import LOWER_IS_BETTER
 from encdec_train.training import checkpoint as checkpoints
 from encdec_train.training.checkpoint import Checkpoint
@@ -77,6 +78,7 @@ class EveryStep(pl.Callback):
         self._config, self._folder, self._log, self._validator = trainer, folder, log, validator
         self._total_steps, self._averaged = steps[0], set(steps[1])
         self._resumed = resumed
+        self.identity: Mapping[str, Any] = {}  # what the run is; the same on all ranks
         self.progress = _progress(trainer.best_metric, resumed)
         self.step = resumed.step if resumed else 0
         self._bar, self._shown = console.progress(self._total_steps, "train", done=self.step), self.step
@@ -86,7 +88,7 @@ class EveryStep(pl.Callback):
         """Put the optimizer back where it was, and the model in train mode (known_defects D7)."""
         module, resumed, self._resumed = cast(Seq2SeqModule, pl_module), self._resumed, None
         distributed.moved("the first step")
-        _check_ranks_agree(str(self._folder), resumed)
+        _check_ranks_agree(str(self._folder), self.identity, resumed)
         module.model.train()
         self._telemetry = Telemetry(module.model, self._config.precision, distributed.world_size())
         self._bar.__enter__()
@@ -227,14 +229,17 @@ def _broken(loss: float, grad_norm: float, reason: str) -> EncDecError:
     return EncDecError(fault("train/loss", expected, f"{loss} and {grad_norm}", reason, remedy))
 
 
-def _check_ranks_agree(folder: str, resumed: Checkpoint | None) -> None:
+def _check_ranks_agree(folder: str, identity: Mapping[str, Any], resumed: Checkpoint | None) -> None:
     """Refuse to train when ranks are of different runs, or read different checkpoints, as from a disk not shared."""
     mine = (resumed.step, resumed.state) if resumed else None
-    pairs = distributed.gather_ordered([(distributed.rank(), (folder, mine))])
-    if strangers := sorted({other for other, _ in pairs} - {pairs[0][0]}):
-        reason, remedy = f"others write to {strangers[0]}", "Set MASTER_PORT to a port that no other run uses"
-        raise ClusterError(fault("launcher", f"ranks that write to {pairs[0][0]}", None, reason, remedy))
-    found = [one for _, one in pairs]
+    pairs = distributed.gather_ordered([(distributed.rank(), (folder, identity, mine))])
+    for rank, (place, other, _) in enumerate(pairs):
+        if (place, other) != pairs[0][:2]:
+            keys = ", ".join(key for key, *_ in difference(pairs[0][1], other))
+            reason = f"rank {rank} writes to {place}" + (f" and has another {keys}" if keys else "")
+            remedy = "Start all ranks alike, on the same data; set MASTER_PORT to a port that no other run uses"
+            raise ClusterError(fault("launcher", f"ranks of one run, in {pairs[0][0]}", None, reason, remedy))
+    found = [one for *_, one in pairs]
     differing = [f"rank {rank} after step {one[0] if one else 0}" for rank, one in enumerate(found) if one != found[0]]
     if differing:
         reason = f"{', '.join(differing)}, rank 0 after step {found[0][0] if found[0] else 0}"

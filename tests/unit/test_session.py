@@ -132,9 +132,22 @@ def test_the_warm_start_is_printed(
     capsys.readouterr()
     started = warm_start(config, session, config.model.init)
     rows = [line.split() for line in capsys.readouterr().err.splitlines()]
-    assert [row[0] for row in rows] == ["half", rows[1][0], "encoder", "decoder", "shared", "distinct"]
-    assert rows[-1][1] == f"{started.total:,}"
+    assert [row[0] for row in rows[:6]] == ["half", rows[1][0], "encoder", "decoder", "shared", "distinct"]
+    assert rows[5][1] == f"{started.total:,}"
+    assert rows[-1][-1] == "model.init_cross_attention=self_attention"
     assert started.model.training
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [["model.init_cross_attention=self_attention"], ["model.init=encoder"], ["model.init_parts=embeddings"]],
+)
+def test_a_copy_is_recommended_where_there_is_something_to_copy(
+    configured: Callable[..., Any], capsys: pytest.CaptureFixture[str], one_thread: None, overrides: list[str]
+) -> None:
+    config = configured(*overrides)
+    warm_start(config, opened(config), config.model.init)
+    assert "self_attention" not in capsys.readouterr().err
 
 
 def test_the_seed_decides_about_the_fresh_weights(configured: Callable[..., Any], one_thread: None) -> None:

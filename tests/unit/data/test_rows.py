@@ -1,6 +1,8 @@
 """Columns in an Arrow table are read like lists."""
 
 import pickle
+import re
+import sys
 from pathlib import Path
 
 import pyarrow as pa
@@ -41,3 +43,24 @@ def test_mapped_rows_are_those_of_the_file(tmp_path: Path) -> None:
     with pa.OSFile(str(tmp_path / "f.arrow"), "wb") as sink, pa.ipc.new_file(sink, TABLE.schema) as writer:
         writer.write_table(TABLE)
     assert Rows.mapped(tmp_path / "f.arrow") == LISTS
+
+
+def resident_bytes(file: Path) -> int:
+    """Count the bytes of a file's maps that are in this process's memory."""
+    found = re.findall(rf"{re.escape(str(file))}\nSize:.*?\nRss: +(\d+) kB", Path("/proc/self/smaps").read_text(), re.S)
+    assert found
+    return 1024 * sum(map(int, found))
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc/self/smaps")
+def test_who_goes_through_all_mapped_rows_holds_few_of_them(tmp_path: Path) -> None:
+    file, texts = tmp_path / "f.arrow", [f"{n:0>1000}" for n in range(10_000)]
+    Rows([str(n) for n in range(10_000)], texts, texts, [[text] for text in texts]).write(file)
+    rows, most = Rows.mapped(file), 0
+    for start in range(0, 10_000, 1000):
+        assert rows.sources[start : start + 1000] == texts[start : start + 1000]
+        assert rows.targets[start] == texts[start]
+        most = max(most, resident_bytes(file))
+    assert file.stat().st_size > 30_000_000
+    assert 0 < most < 5_000_000
+    assert pickle.loads(pickle.dumps(rows)) == rows

@@ -22,6 +22,7 @@ NOT_READ = "does not read it"
         (["task=discofuse", "task.subset=null"], r"^task.subset: expected a value, got 'null'\.$"),
         (["task=wmt14_en_de", "task.wmt_year=null", "task.language_pair=null"], r"task.wmt_year: .*\n?task.lang"),
         (["task=wmt14_en_de", "task.language_pair=english"], r"such as en-de, got 'english'"),
+        (["task=wmt14_en_de", "task.language_pair=en-en"], r"such as en-de, got 'en-en'"),
         (["task=wmt14_en_de", "task.wmt_year=1999"], r"^task.wmt_year: expected 2014..2019, got 1999\.$"),
         (["task=discofuse", "task.subset=balanced"], r"^task.subset: .*the full sets only.*task.train_file"),
         (["task=discofuse", "task.subset=all"], r"expected one of wikipedia, sport, balanced, got 'all'"),

@@ -1,6 +1,7 @@
 """What is due after a step is done, and nothing else."""
 
 import json
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -245,10 +246,20 @@ def test_the_mean_of_some_steps_is_taken(new_model: Callable[..., Any], make_run
         assert not p.equal(kept[2][name])
 
 
-def test_ranks_of_another_run_are_not_trained_with(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Two clusters on one machine had jobs of one number, which met at one port."""
-    others = [("outputs/a/checkpoints", None), ("outputs/b/checkpoints", None)]
+@pytest.mark.parametrize(
+    ("place", "rows", "message"),
+    [
+        ("outputs/b/checkpoints", "0", "rank 1 writes to outputs/b/checkpoints."),
+        ("outputs/a/checkpoints", "1", "rank 1 writes to outputs/a/checkpoints and has another data.train."),
+    ],
+)
+def test_ranks_of_another_run_are_not_trained_with(
+    monkeypatch: pytest.MonkeyPatch, place: str, rows: str, message: str
+) -> None:
+    """Two clusters on one machine met at one port; a node's own disk held another file under the same name."""
+    mine, theirs = ({"seed": 1, "data": {"train": one, "test": "2"}} for one in ("0", rows))
+    others = [("outputs/a/checkpoints", mine, None), (place, theirs, None)]
     monkeypatch.setattr(callbacks.distributed, "gather_ordered", lambda mine: others)
-    message = "^launcher: expected ranks that write to outputs/a/checkpoints; others write to outputs/b/checkpoints."
-    with pytest.raises(ClusterError, match=message):
-        callbacks._check_ranks_agree("outputs/a/checkpoints", None)
+    expected = f"^launcher: expected ranks of one run, in outputs/a/checkpoints; {re.escape(message)} Start all ranks"
+    with pytest.raises(ClusterError, match=expected):
+        callbacks._check_ranks_agree("outputs/a/checkpoints", mine, None)
