@@ -45,37 +45,39 @@ class End:
 
     Attributes:
         statuses: Exit status of each rank, -9 for a SIGKILL.
-        seconds: From the start to the end of each.
+        ended: Seconds from the start to the end of each.
         ended_by_us: Ranks that had to be killed because they did not end.
         err: stderr of each rank.
         stopping: Seconds from the fault to the end of the last rank; None where there was none.
+        peak_bytes: The most memory that each rank had.
     """
 
     statuses: Sequence[int]
-    seconds: Sequence[float]
+    ended: Sequence[float]
     ended_by_us: Sequence[int]
     err: Sequence[str]
     stopping: float | None = None
+    peak_bytes: Sequence[int] = ()
 
 
 class Server:
-    """Talks to `server.py`."""
+    """Talks to `server.py`, which leads a process group of its own, or stays in this one."""
 
-    def __init__(self, log: Path) -> None:
+    def __init__(self, log: Path, *, own_group: bool = True) -> None:
         environment = {name: value for name, value in os.environ.items() if not name.startswith(("SLURM_", "WANDB_"))}
         environment |= {
             "OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false", "HF_HUB_OFFLINE": "1",
             "JE_ARROW_MALLOC_CONF": "background_thread:false",  # pyarrow's allocator would start a thread on import
             "PYTHONPATH": os.pathsep.join(path for path in sys.path if path),
         }  # fmt: skip
-        self._log = log
+        self._log, self._own_group = log, own_group
         self._process = subprocess.Popen(
             [sys.executable, str(SERVER)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=log.open("wb"),
             env=environment,
-            start_new_session=True,
+            start_new_session=own_group,
         )
         self._answers = selectors.DefaultSelector()
         self._answers.register(self._process.stdout, selectors.EVENT_READ)
@@ -87,8 +89,8 @@ class Server:
         return self._answer(order["seconds"] + order["patience"] + 10)
 
     def close(self) -> None:
-        """Kill the server and every child that may be left: they are one process group."""
-        os.killpg(self._process.pid, signal.SIGKILL)
+        """Kill the server and, where they are one process group, every child that may be left."""
+        (os.killpg if self._own_group else os.kill)(self._process.pid, signal.SIGKILL)
         self._process.communicate()
 
     def _answer(self, seconds: float) -> dict[str, Any]:
@@ -149,7 +151,7 @@ class Run:
         }  # fmt: skip
         answer = self.server.make(order)
         err = [Path(f"{base}.err.{rank}").read_text(encoding="utf-8") for rank in range(ranks)]
-        return End(answer["statuses"], answer["ended"], answer["ended_by_us"], err, answer["stopping"])
+        return End(**answer, err=err)
 
     def finish(self, ranks: int, **more: Any) -> End:
         """Start and let it end; it must."""
