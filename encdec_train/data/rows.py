@@ -1,6 +1,7 @@
 """Pairs of texts by index: lists in memory, or columns of an Arrow table, which may be mapped from a file."""
 
-from collections.abc import Iterator, Sequence
+import json
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, cast, overload
@@ -12,6 +13,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 _BATCH_ROWS = 4096  # made into Python objects at once
+_SET_ASIDE = b"set_aside"  # in a table's metadata
 
 
 @dataclass(frozen=True)
@@ -24,12 +26,14 @@ class Rows:
         targets: What it is trained to write.
         references: What its output is scored against, one text or more a row: the list that the target column holds,
             or the `references` column beside it (which need not hold the target), else the target alone.
+        set_aside: Records of the file that are not among them: `file`, `line` (or `row`) and `reason` of each.
     """
 
     ids: Sequence[str]
     sources: Sequence[str]
     targets: Sequence[str]
     references: Sequence[list[str]]
+    set_aside: Sequence[Mapping[str, Any]] = ()
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -37,7 +41,8 @@ class Rows:
     @classmethod
     def of_table(cls, table: "pa.Table") -> "Rows":
         """Read from the columns `source` and `target`, and from `id` and `references` where they are and not null."""
-        return cls(*(Column(table, name) for name in ("id", "source", "target", "references")))
+        aside = (table.schema.metadata or {}).get(_SET_ASIDE, b"[]")
+        return cls(*(Column(table, name) for name in ("id", "source", "target", "references")), json.loads(aside))
 
     @classmethod
     def mapped(cls, file: Path) -> "Rows":
@@ -50,7 +55,8 @@ class Rows:
 
         columns = {"id": self.ids, "source": self.sources, "target": self.targets, "references": self.references}
         kinds = {name: pa.list_(pa.string()) if name == "references" else pa.string() for name in columns}
-        return pa.table({name: pa.array(column[start:stop], kinds[name]) for name, column in columns.items()})
+        table = pa.table({name: pa.array(column[start:stop], kinds[name]) for name, column in columns.items()})
+        return table.replace_schema_metadata({_SET_ASIDE: json.dumps(self.set_aside)}) if self.set_aside else table
 
     def write(self, file: Path) -> None:
         """Write an Arrow file that `mapped` reads, a batch at a time."""

@@ -101,6 +101,8 @@ class Watch:
                     if int(path.name) == self._rank or int(path.name) >= self._ranks:
                         path.unlink(missing_ok=True)
                 _sign_file(self._run, 0).parent.rmdir()  # the last one; not empty before
+            with suppress(OSError):
+                _error_file(self._run, 0, "").parent.rmdir()  # empty, unless somebody else put something there
         if self._file is not None:
             self._file.close()
         if why is not None:
@@ -231,6 +233,7 @@ def _is_gone(sign_file: Path) -> bool:
 def _remedy(run: Path) -> str:
     steps = checkpoint.steps(run / "checkpoints")
     where = f"the last good checkpoint is of step {steps[-1]}" if steps else "there is no checkpoint yet"
+    where = where if steps or not (run / "predictions").is_dir() else "what was decoded is kept"
     return f"The same command goes on: {where}."
 
 

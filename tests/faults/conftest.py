@@ -16,13 +16,14 @@ import pytest
 from faults.runs import BASE, DROPOUT
 
 FAULTS_HEADER = "| # | fault, and what happened | seconds to stop | lost |\n|---|---|---|---|\n"
+REFUSALS_HEADER = "| crafted | what happened |\n|---|---|\n"
 # Of the tests that are numbered after the rows of docs/faults.md, those of every run; FAULTS=all is for the others too.
 ALWAYS = (
     "test_01_02_a_killed_rank_is_named[1-1]", "test_03_04_", "test_04_a_second_ctrl_c", "test_05_",
     "test_06_a_disk_that_gets_full[2]", "test_07_a_disk_that_cannot", "test_08_a_damaged_checkpoint[truncated]",
     "test_09_a_checkpoint_that_holds_code[with_auto_map]", "test_09_a_training_checkpoint", "test_12_", "test_13_",
     "test_16_an_error_on_one_rank[1-error", "test_17_a_silent_rank_is_named[sigstop-1", "test_18_unusual",
-    "test_20_nan_on_one_rank_is_left_out_by_both[1]", "test_21_", "test_24_two",
+    "test_18_bad_records_set_aside[2", "test_20_nan_on_one_rank_is_left_out_by_both[1]", "test_21_", "test_24_two",
 )  # fmt: skip
 SERVER = Path(__file__).with_name("server.py")
 READY_SECONDS = 120  # imports on a busy machine
@@ -216,29 +217,47 @@ def undisturbed(new_run: Callable[..., Run]) -> Callable[..., Run]:
 
 
 @pytest.fixture(scope="session")
-def rows() -> Iterator[list[tuple[int, str]]]:
-    """Collect the lines of the table of faults; it is written where `FAULT_TABLE` says."""
-    found: list[tuple[int, str]] = []
+def rows() -> Iterator[dict[str, list[str]]]:
+    """Collect the lines of both tables by header; they are written where `FAULT_TABLE` says.
+
+    `FAULT_TABLE_KEEP=1` keeps lines that are there, but for those with the same first words, so that the tests can be
+    made in parts.
+    """
+    found: dict[str, list[str]] = {FAULTS_HEADER: [], REFUSALS_HEADER: []}
     yield found
-    target = os.environ.get("FAULT_TABLE")
-    if target:
-        text = Path(target).read_text(encoding="utf-8")
-        text += "" if FAULTS_HEADER in text else f"\n## What happened\n\n{FAULTS_HEADER}"
-        before, _, rest = text.partition(FAULTS_HEADER)
-        after = rest[rest.find("\n\n") + 1 :] if "\n\n" in rest else ""
-        lines = "".join(f"{line}\n" for _, line in sorted(found, key=lambda row: row[0]))
-        Path(target).write_text(before + FAULTS_HEADER + lines + after, encoding="utf-8")
+    target = Path(os.environ.get("FAULT_TABLE", os.devnull))
+    text = target.read_text(encoding="utf-8")
+    for header, lines in found.items():
+        before, there, rest = text.partition(header)
+        old, _, after = rest.partition("\n\n")
+        if there and os.environ.get("FAULT_TABLE_KEEP"):
+            again = {_what(line) for line in lines}
+            lines[:0] = [line for line in old.splitlines() if _what(line) not in again]
+        lines.sort(key=lambda line: int(line.split()[1]) if line.split()[1].isdigit() else 0)
+        text = f"{before}{header}{chr(10).join(lines)}\n\n{after}" if there else text
+    target.write_text(text, encoding="utf-8")
+
+
+def _what(line: str) -> str:
+    """Return the cells of a line that say what was tried."""
+    return "|".join(line.split("|")[1:3])
 
 
 @pytest.fixture
-def note(rows: list[tuple[int, str]]) -> Callable[..., None]:
+def note(rows: dict[str, list[str]]) -> Callable[..., None]:
     """Note a fault that was tried: `note(row, what happened, end or None, what was lost)`."""
 
     def add(row: int, happened: str, end: End | None, lost: str) -> None:
         seconds = "-" if end is None or end.stopping is None else f"{end.stopping:.1f}"
-        rows.append((row, f"| {row} | {happened} | {seconds} | {lost} |"))
+        rows[FAULTS_HEADER].append(f"| {row} | {happened} | {seconds} | {lost} |")
 
     return add
+
+
+@pytest.fixture
+def refusal(rows: dict[str, list[str]]) -> Callable[[str, str], None]:
+    """Note what was crafted, and what became of it."""
+    return lambda crafted, became: rows[REFUSALS_HEADER].append(f"| {crafted} | {became} |")
 
 
 @pytest.fixture(scope="session")

@@ -252,7 +252,7 @@ def follow(trace: str | None) -> None:
 
     def ended(callback: Any, trainer: Any, module: Any, outputs: Any, batch: Any, index: int) -> None:
         with Path(trace or os.devnull).open("a", encoding="utf-8") as file:
-            file.write(json.dumps([batch.step, sorted(collated.get(batch.step, []))]) + "\n")
+            file.write(json.dumps([batch.step, sorted(collated.pop(batch.step, []))]) + "\n")
 
     def taken(split: Any, indices: Any) -> None:
         if current:

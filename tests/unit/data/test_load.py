@@ -15,7 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pyarrow import parquet
 
-from encdec_train.data.load import Rows, load_file
+from encdec_train.data.load import Rows, Sides, load_file
 from encdec_train.errors import DataError
 
 PAIRS = [("der Hund", "the dog"), ("die Katze", "the cat")]
@@ -56,7 +56,8 @@ LINES = to_jsonl([{"source": "a", "target": "b"}] * 3)
 
 def load(path: Path, data: bytes, **options: Any) -> Rows:
     path.write_bytes(data)
-    return load_file(path, "source", "target", key="task.train_file", **options)
+    sides = Sides("source", "target", options.pop("reverse", False))
+    return load_file(path, sides, key="task.train_file", **options)
 
 
 def refusal(path: Path, data: bytes, **options: Any) -> str:
@@ -132,7 +133,7 @@ def test_references_are_a_list_of_targets_or_stand_beside_the_target(tmp_path: P
 def test_references_can_be_the_target_column_and_csv_holds_one(tmp_path: Path) -> None:
     path = tmp_path / "f.jsonl"
     path.write_bytes(to_jsonl([{"source": "a", "references": ["b", "c"]}]))
-    rows = load_file(path, "source", "references", key="task.test_file")
+    rows = load_file(path, ("source", "references"), key="task.test_file")
     assert (rows.targets, rows.references) == (["b"], [["b", "c"]])
     rows = load(tmp_path / "f.csv", b"source,target,references\na,b,c\n")
     assert (rows.targets, rows.references) == (["b"], [["c"]])
@@ -329,18 +330,18 @@ def test_a_missing_file_names_its_nearest_neighbour(tmp_path: Path) -> None:
     with pytest.raises(
         DataError, match=r"train.json'; there is no such file. Set task.x_file; the nearest name is 'train.jsonl'"
     ):
-        load_file(tmp_path / "train.json", "source", "target", key="task.x_file")
+        load_file(tmp_path / "train.json", ("source", "target"), key="task.x_file")
     with pytest.raises(
         DataError, match=r"task.x_file: expected a file, got '.*'; there is no folder .*/gone. Set task.x_file\."
     ):
-        load_file(tmp_path / "gone" / "train.json", "source", "target", key="task.x_file")
+        load_file(tmp_path / "gone" / "train.json", ("source", "target"), key="task.x_file")
 
 
 def test_a_folder_and_an_unreadable_name_are_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="task.x_file: expected a file, got '.*'; it is a folder"):
-        load_file(tmp_path, "source", "target", key="task.x_file")
+        load_file(tmp_path, ("source", "target"), key="task.x_file")
     with pytest.raises(DataError, match="after 0 rows: .*File name too long"):
-        load_file(tmp_path / f"{'x' * 300}.jsonl", "source", "target", key="task.x_file")
+        load_file(tmp_path / f"{'x' * 300}.jsonl", ("source", "target"), key="task.x_file")
 
 
 def test_damage_of_the_stream_is_what_the_standard_library_calls_it() -> None:
@@ -383,8 +384,66 @@ def test_any_text_makes_the_round_trip_through_csv(tmp_path: Path, pairs: list[t
 @pytest.mark.skipif("ENCDEC_DATA" not in os.environ, reason="ENCDEC_DATA is not set: no real data")
 def test_real_files_have_the_rows_that_their_notes_say() -> None:
     data = Path(os.environ["ENCDEC_DATA"])
-    wikisplit = load_file(data / "wikisplit/validation.jsonl.gz", "source", "target", key="task.validation_file")
+    wikisplit = load_file(data / "wikisplit/validation.jsonl.gz", ("source", "target"), key="task.validation_file")
     assert (len(wikisplit), wikisplit.references[0]) == (1000, [wikisplit.targets[0]])
-    turk = load_file(data / "turkcorpus/test.jsonl.gz", "source", "target", key="task.test_file")
+    turk = load_file(data / "turkcorpus/test.jsonl.gz", ("source", "target"), key="task.test_file")
     assert (len(turk), {len(references) for references in turk.references}) == (359, {8})
     assert turk.targets == [references[0] for references in turk.references]
+
+
+def many(bad: dict[int, bytes], num_rows: int = 300) -> bytes:
+    """Write lines counted from 1, some of them bad."""
+    return b"".join(bad.get(n) or b'{"source": "s%d", "target": "t%d"}\n' % (n, n) for n in range(1, num_rows + 1))
+
+
+EMPTY, BROKEN, LATIN1 = b'{"source": "", "target": "t"}\n', b'{"source": "s",\n', b'{"source": "\xe9", "target": "t"}\n'
+
+
+def test_a_few_bad_records_are_set_aside_where_that_is_asked_for(tmp_path: Path) -> None:
+    file = tmp_path / "f.jsonl"
+    rows = load(file, many({1: BROKEN, 150: EMPTY, 300: LATIN1}), skip=True)
+    assert list(rows.sources) == [f"s{n}" for n in range(2, 300) if n != 150]
+    assert rows.ids[:2] + rows.ids[-1:] == ["0", "1", "296"]
+    reasons = [
+        "line 1: expected a JSON object; Expecting property name enclosed in double quotes at character 17.",
+        "line 150:source: expected a text; it is empty.",
+        "line 300: expected UTF-8; byte 13 is 0xe9. Save the file as UTF-8.",
+    ]
+    where = zip((1, 150, 300), reasons, strict=True)
+    assert rows.set_aside == [{"file": str(file), "line": number, "reason": reason} for number, reason in where]
+    assert refusal(file, many({150: EMPTY})) == f"task.train_file: f.jsonl:{reasons[1]}"
+
+
+@pytest.mark.parametrize(("num_rows", "num_bad"), [(300, 4), (99, 1), (20_000, 101)])
+def test_many_bad_records_are_a_broken_file(tmp_path: Path, num_rows: int, num_bad: int) -> None:
+    kept = load(tmp_path / "f.jsonl", many(dict.fromkeys(range(2, num_bad + 1), EMPTY), num_rows), skip=True)
+    assert (len(kept), len(kept.set_aside)) == (num_rows - num_bad + 1, num_bad - 1)
+    said = refusal(tmp_path / "f.jsonl", many(dict.fromkeys(range(2, num_bad + 2), EMPTY), num_rows), skip=True)
+    head = f"task.train_file: {num_bad} rows of f.jsonl cannot be used; task.bad_records=skip sets at most 1% and 100 "
+    assert said.splitlines()[:2] == [
+        f"{head}rows aside:",
+        "  f.jsonl:line 2:source: expected a text; it is empty.",
+    ]
+    assert len(said.splitlines()) == min(num_bad, 5) + 1 + (num_bad > 5)
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "said"),
+    [
+        ("f.csv", b"source,target\n" + b"a,b\n" * 200 + b'"a"x,b\n', "nothing after it was read"),
+        ("f.csv", b"source,source\n" + b"a,b\n" * 200, "'source' stands twice"),
+        ("f.jsonl", b"".join(b'{"source": "a", "target": "b", "id": "%d"}\n' % max(n, 1) for n in range(200)),
+         "line 1 has the same"),
+        ("f.jsonl", b"", "it has none"),
+    ],
+)  # fmt: skip
+def test_what_is_no_single_records_fault_is_refused_whatever_the_policy(
+    tmp_path: Path, name: str, data: bytes, said: str
+) -> None:
+    assert said in refusal(tmp_path / name, data, skip=True)
+    assert refusal(tmp_path / name, data, skip=True) == refusal(tmp_path / name, data)
+
+
+def test_a_limit_counts_the_records_that_can_be_used(tmp_path: Path) -> None:
+    rows = load(tmp_path / "f.jsonl", many({2: EMPTY, 250: EMPTY}), skip=True, limit=200)
+    assert (len(rows), rows.sources[-1], [one["line"] for one in rows.set_aside]) == (200, "s201", [2])
