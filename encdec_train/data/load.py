@@ -104,7 +104,7 @@ def open_file(
     what = [_ROWS_FORMAT, file_sha256(path), suffixes, *Sides(*sides), limit, *(["skip"] if skip else [])]
     folder = cache_dir / "rows" / json_sha256(what)
     aside = store.obtain(folder, build).get("set_aside", [])
-    return replace(Rows.mapped(folder / ROWS), set_aside=[{**one, "file": str(path)} for one in aside])
+    return replace(Rows.mapped(folder / ROWS), set_aside=tuple({**one, "file": str(path)} for one in aside))
 
 
 def _schema() -> "pa.Schema":
@@ -228,7 +228,7 @@ class _Intake:
         self.check(ids)
         sources, targets = [row[1] for row in self.held], [row[2] for row in self.held]
         references = [[row[2]] if row[3] is None else row[3] for row in self.held]
-        return Rows(ids, sources, targets, references, self.set_aside())
+        return Rows(ids, sources, targets, references, tuple(self.set_aside()))
 
     def set_aside(self) -> list[dict[str, Any]]:
         """List the bad rows, after `check` has let them pass."""

@@ -33,7 +33,7 @@ class Rows:
     sources: Sequence[str]
     targets: Sequence[str]
     references: Sequence[list[str]]
-    set_aside: Sequence[Mapping[str, Any]] = ()
+    set_aside: tuple[Mapping[str, Any], ...] = ()
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -41,8 +41,8 @@ class Rows:
     @classmethod
     def of_table(cls, table: "pa.Table") -> "Rows":
         """Read from the columns `source` and `target`, and from `id` and `references` where they are and not null."""
-        aside = (table.schema.metadata or {}).get(_SET_ASIDE, b"[]")
-        return cls(*(Column(table, name) for name in ("id", "source", "target", "references")), json.loads(aside))
+        aside = tuple(json.loads((table.schema.metadata or {}).get(_SET_ASIDE, b"[]")))
+        return cls(*(Column(table, name) for name in ("id", "source", "target", "references")), aside)
 
     @classmethod
     def mapped(cls, file: Path) -> "Rows":

@@ -153,15 +153,15 @@ class Watch:
     def _stalled(self, now: float) -> str | None:
         """Say who stands still, when nobody has moved for too long or the process of one does not breathe."""
         peers = [peer for peer in self._peers.values() if peer.fresh]
-        if self._limit is None or any(p.sign["doing"] is None for p in peers):
+        if self._limit is None:
             return None
         frozen = [
             p for p in peers if now - p.beaten_at > self._limit and _sign_file(self._run, p.sign["rank"]).exists()
         ]
-        if not frozen and any(now - p.moved_at <= self._limit for p in peers):
-            return None
+        if not frozen and any(p.sign["doing"] is None or now - p.moved_at <= self._limit for p in peers):
+            return None  # what is not watched may take long, but its process breathes
         silent = frozen or [p for p in peers if not p.sign["waits"]] or peers
-        said = [f"{_named(p)} since {now - p.moved_at:.0f} s, at {p.sign['doing']}" for p in silent]
+        said = [f"{_named(p)} since {now - p.moved_at:.0f} s, at {p.sign['doing'] or 'the start'}" for p in silent]
         here = [
             p.sign
             for p in frozen

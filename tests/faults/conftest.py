@@ -218,29 +218,17 @@ def undisturbed(new_run: Callable[..., Run]) -> Callable[..., Run]:
 
 @pytest.fixture(scope="session")
 def rows() -> Iterator[dict[str, list[str]]]:
-    """Collect the lines of both tables by header; they are written where `FAULT_TABLE` says.
-
-    `FAULT_TABLE_KEEP=1` keeps lines that are there, but for those with the same first words, so that the tests can be
-    made in parts.
-    """
+    """Collect the lines of both tables by header; they are written where `FAULT_TABLE` says."""
     found: dict[str, list[str]] = {FAULTS_HEADER: [], REFUSALS_HEADER: []}
     yield found
     target = Path(os.environ.get("FAULT_TABLE", os.devnull))
     text = target.read_text(encoding="utf-8")
     for header, lines in found.items():
         before, there, rest = text.partition(header)
-        old, _, after = rest.partition("\n\n")
-        if there and os.environ.get("FAULT_TABLE_KEEP"):
-            again = {_what(line) for line in lines}
-            lines[:0] = [line for line in old.splitlines() if _what(line) not in again]
+        after = rest.partition("\n\n")[2]
         lines.sort(key=lambda line: int(line.split()[1]) if line.split()[1].isdigit() else 0)
         text = f"{before}{header}{chr(10).join(lines)}\n\n{after}" if there else text
     target.write_text(text, encoding="utf-8")
-
-
-def _what(line: str) -> str:
-    """Return the cells of a line that say what was tried."""
-    return "|".join(line.split("|")[1:3])
 
 
 @pytest.fixture

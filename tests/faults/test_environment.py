@@ -186,8 +186,9 @@ def test_25_a_tiny_shared_memory(
         pytest.skip("a mount needs root")
     run = new_run(*RUN)
     end = run.start(1, "tiny_shm", 0, [0], overrides=["data.num_workers=1"])
-    said = "done" if end.statuses == [0] else "?"
-    print(end.statuses, end.err[0])
+    assert end.statuses == [2], end.err[0]
+    assert "data.num_workers: expected 0, got 1; /dev/shm has 4,096 bytes left" in end.err[0]
+    assert "Traceback" not in end.err[0]
     run.finish(1)
     same_export(run, undisturbed(1))
-    note(25, f"`/dev/shm` of 4 kB and a worker of the loader: {said}, status {end.statuses[0]}", end, "?")
+    note(25, "`/dev/shm` of 4 kB and a worker of the loader: status 2, with what to do", end, "nothing")

@@ -52,7 +52,7 @@ def test_what_is_planted_is_counted(codec: TextCodec) -> None:
 
 def test_records_that_were_set_aside_are_counted(codec: TextCodec) -> None:
     split = split_of(codec, ("the cat", "cat"), ("a dog", "dog"), ("the dog ran", "it ran"))
-    split.rows = replace(split.rows, set_aside=[{"file": "f", "line": 3, "reason": "line 3: expected a text."}])
+    split.rows = replace(split.rows, set_aside=({"file": "f", "line": 3, "reason": "line 3: expected a text."},))
     found = audit({"train": split}, codec)
     assert found["splits"]["train"]["set_aside"] == 1
     assert found["warnings"] == [{"split": "train", "name": "records set aside", "share": 0.25, "above": 0.0}]

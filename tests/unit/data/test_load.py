@@ -410,7 +410,7 @@ def test_a_few_bad_records_are_set_aside_where_that_is_asked_for(tmp_path: Path)
         "line 300: expected UTF-8; byte 13 is 0xe9. Save the file as UTF-8.",
     ]
     where = zip((1, 150, 300), reasons, strict=True)
-    assert rows.set_aside == [{"file": str(file), "line": number, "reason": reason} for number, reason in where]
+    assert list(rows.set_aside) == [{"file": str(file), "line": number, "reason": reason} for number, reason in where]
     assert refusal(file, many({150: EMPTY})) == f"task.train_file: f.jsonl:{reasons[1]}"
 
 

@@ -120,6 +120,6 @@ def test_records_set_aside_are_remembered_with_the_name_that_the_file_has_now(tm
     for name in ("f.jsonl", "moved.jsonl"):
         found = opened(path.rename(path := tmp_path / name), tmp_path / "cache", skip=True)
         assert found == load_file(path, COLUMNS, key="task.train_file", skip=True)
-        assert found.set_aside == [{"file": str(path), "line": 2, "reason": reason}]
+        assert found.set_aside == ({"file": str(path), "line": 2, "reason": reason},)
     with pytest.raises(DataError, match="line 2"):
         opened(path, tmp_path / "cache")

@@ -77,7 +77,7 @@ def test_records_that_were_set_aside_are_listed(tmp_path: Path, monkeypatch: pyt
     monkeypatch.setattr(data_audit, "audit", lambda *_: AUDIT)
     codec: Any = None
     one = {"file": "é.jsonl", "line": 3, "reason": "line 3: expected a text."}
-    splits: Any = {"train": SimpleNamespace(rows=Rows([], [], [], [], [one])),
+    splits: Any = {"train": SimpleNamespace(rows=Rows([], [], [], [], (one,))),
                    "test": SimpleNamespace(rows=Rows([], [], [], []))}  # fmt: skip
     write_audit(tmp_path, splits, codec)
     text = (tmp_path / "set_aside.jsonl").read_text(encoding="utf-8")
