@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, cast, overload
 
@@ -42,8 +42,8 @@ class Rows:
     def of_table(cls, table: "pa.Table") -> "Rows":
         """Read from the columns `source` and `target`, and from `id` and `references` where they are and not null."""
         aside = tuple(json.loads((table.schema.metadata or {}).get(_SET_ASIDE, b"[]")))
-        rows = cls(*(Column(table, name) for name in ("id", "source", "target", "references")))
-        return replace(rows, set_aside=aside)
+        columns: list[Any] = [Column(table, name) for name in ("id", "source", "target", "references")]
+        return cls(*columns, aside)
 
     @classmethod
     def mapped(cls, file: Path) -> "Rows":
