@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 _BATCH_ROWS = 4096  # made into Python objects at once
-_SET_ASIDE = b"set_aside"  # in a table's metadata
+_COLUMNS, _SET_ASIDE = ("id", "source", "target", "references"), b"set_aside"  # in a table, and in its metadata
 
 
 @dataclass(frozen=True)
@@ -41,9 +41,9 @@ class Rows:
     @classmethod
     def of_table(cls, table: "pa.Table") -> "Rows":
         """Read from the columns `source` and `target`, and from `id` and `references` where they are and not null."""
+        ids, sources, targets, references = (Column[Any](table, name) for name in _COLUMNS)
         aside = tuple(json.loads((table.schema.metadata or {}).get(_SET_ASIDE, b"[]")))
-        columns: list[Any] = [Column(table, name) for name in ("id", "source", "target", "references")]
-        return cls(*columns, aside)
+        return cls(ids, sources, targets, references, aside)
 
     @classmethod
     def mapped(cls, file: Path) -> "Rows":
