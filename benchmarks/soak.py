@@ -18,6 +18,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
@@ -41,7 +42,7 @@ def main() -> int:
     parser.add_argument("--folder", type=Path, default=None)
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as name, disk(Path(name)) as (place, is_own):
-        server = Server(Path(name) / "server.log")
+        server = Server(Path(name) / "server.log", own_group=False)  # so that stopping this stops all of it
         try:
             return soak(options, options.folder or Path(name), place, is_own, server)
         finally:
@@ -81,37 +82,53 @@ def soak(options: argparse.Namespace, folder: Path, place: Path, is_own: bool, s
     print(f"undisturbed: at the end after {time.monotonic() - started:.0f} s", flush=True)
     print(measured(Path(f"{calm.folder}/start1.err.measured")), flush=True)
     run, started = Run(server, folder, place, overrides), time.monotonic()
-    counts, sizes, odd = disturb(run, options, is_own)
+    seen = disturb(run, options, is_own)
     print(f"disturbed: {run.starts} starts in {time.monotonic() - started:.0f} s")
-    return verdict(run, calm, options, (counts, sizes, odd))
+    return verdict(run, calm, options, seen)
 
 
-def disturb(run: Run, options: argparse.Namespace, is_own: bool) -> tuple[Counter[str], list[int], list[str]]:
-    """Start again and again; return the faults by kind, the folder's size after each, and unexpected ends."""
-    draw = random.Random(options.seed)
+@dataclass
+class Seen:
+    """What came of the faults.
+
+    Attributes:
+        counts: How many there were of each kind.
+        sizes: After each: bytes and files of the run's folder, but for the curve, which grows a row a step.
+        peaks: Of each start, the most memory its process had, in bytes.
+        odd: Ends that were not expected, and what was said.
+    """
+
+    counts: Counter[str] = field(default_factory=Counter)
+    sizes: list[tuple[int, int]] = field(default_factory=list)
+    peaks: list[int] = field(default_factory=list)
+    odd: list[str] = field(default_factory=list)
+
+
+def disturb(run: Run, options: argparse.Namespace, is_own: bool) -> Seen:
+    """Start again and again, until the run is done."""
+    draw, seen = random.Random(options.seed), Seen()
     kinds = [*KILLS, *STOPS, *DAMAGE, *(["full_disk"] if is_own else [])]
-    counts, sizes, odd = Counter[str](), list[int](), list[str]()
     for number in itertools.count(1):
         kind, step = draw.choice(kinds), last_step(run) + draw.randint(*GAP_STEPS)
-        if kind in {"half_file", "checkpoint_rename", "update"}:
-            step += -step % EVERY if kind != "update" else 0
+        step += -step % EVERY if kind in {"half_file", "checkpoint_rename"} else 0
         if step >= options.steps:
             end = run.start(options.ranks, seconds=SECONDS)
-            odd += [] if not any(end.statuses) else [f"last start: {end.statuses} {end.err}"]
-            return counts, sizes, odd
-        point = "step_end" if kind in DAMAGE else kind
+            seen.peaks.append(max(end.peak_bytes))
+            seen.odd += [] if not any(end.statuses) else [f"last start: {end.statuses} {end.err}"]
+            return seen
+        point, victim = "step_end" if kind in DAMAGE else kind, [draw.randrange(options.ranks)]
         environment = {"FAULT_PLACE": str(run.folder)}
-        end = run.start(
-            options.ranks, point, step, [draw.randrange(options.ranks)], environment=environment, seconds=SECONDS
-        )
+        end = run.start(options.ranks, point, step, victim, environment=environment, seconds=SECONDS)
         expected = {"sigterm": 143, "ctrl_c": 130, "full_disk": 1}.get(kind, -9)
         if expected not in end.statuses or end.ended_by_us or 0 in end.statuses:
-            odd.append(f"{kind} at {step}: {list(end.statuses)}, ended by us: {list(end.ended_by_us)}: {end.err}")
-        counts[kind] += 1
+            seen.odd.append(f"{kind} at {step}: {list(end.statuses)}, ended by us: {list(end.ended_by_us)}: {end.err}")
+        seen.counts[kind] += 1
+        seen.peaks.append(max(end.peak_bytes))
         (run.folder / "filler").unlink(missing_ok=True)
         if kind in DAMAGE:
             spoil(sorted((run.path / "checkpoints").glob("step_*")), kind, draw)
-        sizes.append(sum(path.stat().st_size for path in (run.path / "checkpoints").rglob("*") if path.is_file()))
+        files = [path for path in run.path.rglob("*") if path.is_file() and path.name != "metrics.jsonl"]
+        seen.sizes.append((sum(path.stat().st_size for path in files), len(files)))
         print(f"{number}: {kind} at step {step}, {list(end.statuses)}", flush=True)
     raise AssertionError("the loop ends by return")
 
@@ -143,27 +160,32 @@ def measured(path: Path) -> str:
     return f"{memory}; open files {first[2]} and {last[2]}"
 
 
-def verdict(run: Run, calm: Run, options: argparse.Namespace, found: tuple[Counter[str], list[int], list[str]]) -> int:
+def verdict(run: Run, calm: Run, options: argparse.Namespace, seen: Seen) -> int:
     """Print the figure."""
-    counts, sizes, odd = found
     ours, theirs = tensors(run.path), tensors(calm.path)
     differing = [name for name in theirs if ours.get(name) != theirs[name]]
     curve = read(run.path / "metrics.jsonl") == read(calm.path / "metrics.jsonl")
     predictions = [(one.path / "predictions" / "test.jsonl").read_bytes() for one in (run, calm)]
-    total = sum(counts.values())
-    print(f"faults injected: {total} ({', '.join(f'{kind} {count}' for kind, count in sorted(counts.items()))})")
-    print(f"survived: {total - len(odd)}; ends that were not expected: {len(odd)}")
+    total = seen.counts.total()
+    print(f"faults injected: {total} ({', '.join(f'{kind} {count}' for kind, count in sorted(seen.counts.items()))})")
+    print(f"survived: {total - len(seen.odd)}; ends that were not expected: {len(seen.odd)}")
     print(f"steps made twice: {run.num_finished_steps() - options.steps} of {options.steps}")
     print(f"tensors that differ: {len(differing)} of {len(theirs)}; curve equal: {curve}; predictions equal: "
           f"{predictions[0] == predictions[1]}")  # fmt: skip
-    quarter = max(1, len(sizes) // 4)
-    first, last = max(sizes[:quarter]) / 1e6, max(sizes[-quarter:]) / 1e6
-    print(f"largest size of checkpoints in the first quarter of the starts: {first:.2f} MB, in the last: {last:.2f} MB")
+    for name, values, unit in (
+        ("size of the run's folder", [size for size, _ in seen.sizes], 1e6),
+        ("files in it", [count for _, count in seen.sizes], 1),
+        ("memory of a start", seen.peaks, 1e6),
+    ):
+        quarter = max(1, len(values) // 4)
+        first, last = max(values[:quarter]) / unit, max(values[-quarter:]) / unit
+        print(f"{name}, largest in the first quarter of the starts: {first:.2f}, in the last: {last:.2f}"
+              f"{' MB' if unit > 1 else ''}")  # fmt: skip
     left = [path.name for path in run.path.rglob(".*") if path.name != ".lock"]
     print(f"left behind: {left}")
-    for line in odd:
+    for line in seen.odd:
         print(line[:2000])
-    return int(bool(differing or odd or left or not curve or predictions[0] != predictions[1]))
+    return int(bool(differing or seen.odd or left or not curve or predictions[0] != predictions[1]))
 
 
 if __name__ == "__main__":

@@ -22,6 +22,7 @@ def write(path: Path, data: bytes) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     beside = path.with_name(f".{path.name}.tmp")
     try:
+        beside.unlink(missing_ok=True)  # a link there would be followed
         beside.write_bytes(data)
         sync(beside)
         beside.replace(path)

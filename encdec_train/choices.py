@@ -10,6 +10,13 @@ class Overlong(Enum):
     refuse = "refuse"
 
 
+class BadRecords(Enum):
+    """What happens to a record that cannot be used; those of a test split are always refused."""
+
+    refuse = "refuse"
+    skip = "skip"  # set aside and listed, up to a bound; the rest is used
+
+
 class Baseline(Enum):
     """A comparison that a run makes for itself: floors, and the ceiling that tokenizer and target limit leave."""
 

@@ -48,7 +48,11 @@ CONFIGS: dict[str, type] = {
 _DECODING = {"data": {"max_micro_tokens"}, "trainer": {"accelerator", "precision"}}
 _TEXT = ("source_column", "max_source_tokens", "max_target_tokens")
 READ: dict[str, dict[str, set[str]]] = {  # of a section that a verb shares with `train`, where it is not all of it
-    "evaluate": {**_DECODING, "run": {"name", "output_dir", "cache_dir"}},
+    "evaluate": {
+        **_DECODING,
+        "trainer": {*_DECODING["trainer"], "stall_seconds"},
+        "run": {"name", "output_dir", "cache_dir"},
+    },
     "generate": {**_DECODING, "task": {*_TEXT}},
     "score": {"run": {"cache_dir"}, "task": {f.name for f in fields(TaskConfig)} - {*_TEXT[1:], "overlong"}},
 }

@@ -9,6 +9,7 @@ from enum import Enum
 from typing import Any
 
 from encdec_train.choices import Accelerator as Accelerator
+from encdec_train.choices import BadRecords as BadRecords
 from encdec_train.choices import Baseline as Baseline
 from encdec_train.choices import CrossInit as CrossInit
 from encdec_train.choices import Group as Group
@@ -72,6 +73,7 @@ class TaskConfig:
     source_column: str
     target_column: str
     reverse: bool  # swap source and target after reading
+    bad_records: BadRecords  # of training and validation files
     metrics: list[str]
     max_source_tokens: int | None = within(2)  # special tokens included; null (not to train): the export's
     max_target_tokens: int | None = within(2)  # the end token included

@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import TYPE_CHECKING, TypeVar
 
 from encdec_train.errors import ConfigError, fault
@@ -100,8 +101,13 @@ def world_size() -> int:
 
 
 @contextmanager
-def joined() -> Iterator[None]:
-    """Let the processes that torchrun started work together; several of another launcher are a ConfigError."""
+def joined(stall_seconds: int | None = None) -> Iterator[None]:
+    """Let the processes that torchrun started work together; several of another launcher are a ConfigError.
+
+    Args:
+        stall_seconds: What the watchdog allows: a collective waits a minute longer, so that the watchdog speaks first.
+            None: half an hour.
+    """
     import torch
     import torch.distributed as dist
 
@@ -113,7 +119,8 @@ def joined() -> Iterator[None]:
         raise ConfigError(fault("launcher", "one process, or torchrun", f"{ranks} tasks", "each would do all the work"))
     if torch.cuda.is_available():
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")) % torch.cuda.device_count())
-    dist.init_process_group("gloo")  # texts are gathered, never tensors of a GPU
+    # gloo: texts are gathered, never tensors of a GPU
+    dist.init_process_group("gloo", timeout=timedelta(seconds=1800 if stall_seconds is None else stall_seconds + 60))
     try:
         yield
     finally:

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
@@ -14,6 +15,7 @@ from encdec_train.cluster import launch
 from encdec_train.config import Baseline, EvaluateConfig, ScoreConfig, TaskConfig, TrainConfig, to_dict
 from encdec_train.errors import ConfigError, DataError, fault
 from encdec_train.fingerprint import json_sha256
+from encdec_train.folder import refuse_links
 from encdec_train.session import Session, device_type, find_splits, open_export, search_of
 from encdec_train.tasks import TASKS
 
@@ -113,7 +115,7 @@ def evaluate(config: EvaluateConfig) -> Path:
         The folder, with `predictions/<split>.jsonl` and `metrics.json`.
 
     Raises:
-        EncDecError: One clear message.
+        EncDecError: One clear message. A rank that is lost or hangs is named by the others.
     """
     launch.join_step()
     if distributed.rank() > 0:
@@ -124,17 +126,19 @@ def evaluate(config: EvaluateConfig) -> Path:
     what = [to_dict(part) for part in (config.task, config.decoding)] + [config.trainer.precision.value]
     key = json_sha256([config.checkpoint, config.split, config.seed, what, sources[config.split].fingerprint])[:6]
     folder = Path(config.run.output_dir) / (config.run.name or f"evaluate-{config.task.name}-{key}")
+    refuse_links(folder)
     if (folder / "manifest.json").is_file():
         reason = f"{folder} is a training run, whose scores this would replace"
         raise ConfigError(fault("run.name", "a new name", config.run.name, reason))
     from encdec_train.decoding.predictions import predict_file, read_predictions
+    from encdec_train.training.watchdog import Watch
 
     rows, path = sources[config.split].load(), folder / "predictions" / f"{config.split}.jsonl"
-    if settings := config.sweep.settings:
-        with distributed.joined():
+    ranks, limit = distributed.launched_tasks() or 1, config.trainer.stall_seconds
+    with Watch(folder, ranks, limit) if ranks > 1 else nullcontext(), distributed.joined(limit):
+        if settings := config.sweep.settings:
             tune(config, rows, settings, folder / "sweep.json")
-        return folder
-    with distributed.joined():
+            return folder
         found, split = encoded(config, rows)
         with found.precision():
             predict_file(path, found.engine, split, found.codec, found.search, f"decode {config.split}")
@@ -169,6 +173,7 @@ def tune(config: EvaluateConfig, rows: "Rows", settings: Sequence[Mapping[str, A
         label = f"[{number}/{len(settings)}] {' '.join(f'{key}={value}' for key, value in values.items())}"
         with found.precision():
             texts = predict(found.engine, split, range(len(rows)), found.codec, search, label)
+        distributed.moved(None)  # scoring may take as long as it likes
         scores = {name: one["value"] for name, one in scored(texts, rows, config).items()}
         table.append({**values, "scores": scores, "seconds": round(monotonic() - started, 2)})
     best = max(table, key=lambda row: row["scores"][metric])

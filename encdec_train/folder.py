@@ -88,11 +88,12 @@ class RunFolder:
         return f"{text} Its scores were made with{''.join(lines)}\n{advice}"
 
     def check_identity(self) -> None:
-        """Refuse the folder when it belongs to another run.
+        """Refuse the folder when it belongs to another run, or when what is written there would land elsewhere.
 
         Raises:
-            ConfigError: With every key that differs.
+            ConfigError: With every key that differs, or the link.
         """
+        refuse_links(self.path)
         theirs = self.manifest().get("identity")
         if theirs is None:
             strangers = sorted(path.name for path in self.path.glob("[!.]*") if path.name not in {JOB_FOLDER, "errors"})
@@ -121,9 +122,6 @@ class RunFolder:
         """
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-            if self.path.is_symlink():
-                reason = "what is written would land elsewhere"
-                raise ConfigError(fault("run.name", "a folder and no link to one", str(self.path), reason))
             lock = os.open(self.path / ".lock", os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW, 0o666)
             file = os.fdopen(lock, "a+", encoding="utf-8")
         except OSError as error:
@@ -153,6 +151,23 @@ class RunFolder:
                 shutil.rmtree(self.path / ".ranks", ignore_errors=True)
                 (self.path / ".lock").unlink()
                 self.path.rmdir()
+
+
+def refuse_links(folder: Path) -> None:
+    """Refuse a folder that is a link, or in which one leads out of it; W&B's own are W&B's.
+
+    Raises:
+        ConfigError: Naming the link.
+    """
+    inside, reason = os.path.realpath(folder), "what is written would land elsewhere"
+    if folder.is_symlink():
+        raise ConfigError(fault("run.name", "a folder and no link to one", str(folder), reason))
+    for path in folder.rglob("*"):
+        if path.is_symlink() and path.relative_to(folder).parts[0] != "wandb":
+            target = os.path.realpath(path)
+            if not Path(target).is_relative_to(inside):
+                where = f"{path}, a link to {target}"
+                raise ConfigError(fault("run.name", "a folder without links out of it", where, reason, "Remove it"))
 
 
 def _close(file: IO[str] | None) -> None:

@@ -177,6 +177,7 @@ def describe_start(
             "examples": len(split),
             "truncated_sources": split.num_truncated_sources,
             "truncated_targets": split.num_truncated_targets,
+            "set_aside": len(split.rows.set_aside),
         }
         for name, split in session.splits.items()
     }

@@ -226,7 +226,7 @@ def _check_asked(config: AnyConfig, bundle: Bundle) -> None:
     if (task := asked_rows(config)) is not None:
         theirs, mine = bundle.manifest["task"], _rows_of(task)
         read = {config.split} if isinstance(config, EvaluateConfig | ScoreConfig) else {*bundle.manifest["splits"]}
-        unread = set() if "train" in read else {"train_fraction", "fraction_seed"}
+        unread = set() if "train" in read else {"train_fraction", "fraction_seed", "bad_records"}
         given = [key for key in mine if trains or (mine[key] is not None and key not in unread)]
         pairs += [(f"task.{key}", theirs.get(key), mine.get(key)) for key in given]
         for name, said in bundle.manifest["splits"].items():

@@ -32,6 +32,7 @@ WARN_ABOVE = {
     "cut sources": 0.10,
     "cut targets": 0.10,
     "empty texts": 0.0,
+    "records set aside": 0.0,
     "repeated pairs": 0.01,
     "targets equal to their source": 0.10,
     "sources seen in training": 0.01,
@@ -80,6 +81,7 @@ def _shares(facts: Facts) -> dict[str, float]:
         "cut sources": facts["source"]["cut"] / pairs,
         "cut targets": facts["target"]["cut"] / pairs,
         "empty texts": facts["empty"] / pairs,
+        "records set aside": facts["set_aside"] / (pairs + facts["set_aside"]),
         "repeated pairs": facts["repeated_pairs"] / pairs,
         "targets equal to their source": facts["equal"] / pairs,
         "sources seen in training": facts.get("seen_sources", 0) / pairs,
@@ -103,7 +105,7 @@ def _repeats(rows: Rows) -> tuple[Facts, npt.NDArray[np.int64]]:
             sources[index], pairs[index] = hash(source), hash((source, target))
             empty += not source or not target
             equal += source == target
-    counts = {"pairs": len(rows), "empty": empty, "equal": equal}
+    counts = {"pairs": len(rows), "empty": empty, "equal": equal, "set_aside": len(rows.set_aside)}
     repeated = {"repeated_sources": sources, "repeated_pairs": pairs}
     return counts | {name: len(some) - len(np.unique(some)) for name, some in repeated.items()}, sources
 

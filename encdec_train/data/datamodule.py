@@ -1,8 +1,10 @@
 """The DataModule: one DataLoader item is this rank's micro-batches of one optimizer step."""
 
+import shutil
 import signal
 from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
 
 import pytorch_lightning as pl
 import torch
@@ -12,6 +14,9 @@ from encdec_train.batch import StepBatch
 from encdec_train.data.collate import collate
 from encdec_train.data.plan import Plan, split_batch
 from encdec_train.data.preprocess import EncodedSplit, TextCodec
+from encdec_train.errors import ConfigError, fault
+
+_SHARED_BYTES = 1 << 20  # a worker's queues and a few steps; not studied
 
 
 class StepDataset(Dataset[StepBatch]):
@@ -67,6 +72,16 @@ class StepSampler(Sampler[int]):
         return iter(range(self._start, self._total))
 
 
+def _check_shared_memory(num_workers: int) -> None:
+    """Say what torch's own messages hide: in a container shared memory may be tiny (docker's default: 64 MB)."""
+    shared = Path("/dev/shm")  # noqa: S108
+    free = shutil.disk_usage(shared).free if num_workers and shared.is_dir() else None
+    if free is not None and free < num_workers * _SHARED_BYTES:
+        reason = f"{shared} has {free:,} bytes left, and they hand their batches over there"
+        remedy = "Make it larger (docker run --shm-size=1g), or set data.num_workers=0"
+        raise ConfigError(fault("data.num_workers", "0", num_workers, reason, remedy))
+
+
 class Seq2SeqDataModule(pl.LightningDataModule):
     """Feeds steps to Lightning.
 
@@ -77,6 +92,9 @@ class Seq2SeqDataModule(pl.LightningDataModule):
         max_micro_tokens: The token budget of a micro-batch.
         steps: Steps already done, and steps in all.
         num_workers: Processes that collate.
+
+    Raises:
+        ConfigError: When they could not hand over what they collate.
     """
 
     def __init__(
@@ -89,6 +107,7 @@ class Seq2SeqDataModule(pl.LightningDataModule):
         num_workers: int,
     ) -> None:
         super().__init__()
+        _check_shared_memory(num_workers)
         self._split, self._codec, self._plan = split, codec, plan
         self._max_micro_tokens, self._steps, self._num_workers = max_micro_tokens, steps, num_workers
 

@@ -21,6 +21,13 @@ from encdec_train.errors import DataError, fault
 _BATCH_ROWS = 4096  # of Parquet, read at once
 _OPTIONAL_COLUMNS = {"references", "id"}
 
+
+class Ending(str):
+    """What is wrong with a file, after which nothing of it can be read."""
+
+    __slots__ = ()
+
+
 # The number of a line (1 is the first, the header where there is one) or row, with its fields or with what is wrong.
 Record = tuple[int, dict[str, Any] | str]
 Reader = Callable[[BinaryIO, set[str]], Iterator[Record]]  # the set: columns that the file must have
@@ -150,7 +157,7 @@ def _csv_cells(stream: BinaryIO) -> Iterator[tuple[int, list[str], str]]:
                 yield number, cells, complaints[0] if complaints else ""
             complaints.clear()
     except csv.Error as error:
-        yield start, [], fault(f"line {start}", "a row of CSV", None, f"{error}; nothing after it was read")
+        yield start, [], Ending(fault(f"line {start}", "a row of CSV", None, f"{error}; nothing after it was read"))
 
 
 def _tsv(stream: BinaryIO, _required: set[str]) -> Iterator[Record]:
@@ -162,7 +169,8 @@ def _table(rows: Iterator[tuple[int, list[str], str]]) -> Iterator[Record]:
     """Give cells the names of the header."""
     number, header, complaint = next(rows, (1, [], ""))
     if complaint or len(set(header)) < len(header):
-        yield number, complaint or fault(f"line {number}", "names of columns", None, f"{_twice(header)!r} stands twice")
+        twice = fault(f"line {number}", "names of columns", None, f"{_twice(header)!r} stands twice")
+        yield number, Ending(complaint or twice)
         return
     for number, cells, complaint in rows:
         if complaint or len(cells) != len(header):
@@ -182,7 +190,7 @@ def _parquet(stream: BinaryIO, required: set[str]) -> Iterator[Record]:
         file = parquet.ParquetFile(source, page_checksum_verification=True)
         names = file.schema_arrow.names
         if len(set(names)) < len(names):
-            yield 0, fault("schema", "names of columns", None, f"{_twice(names)!r} stands twice")
+            yield 0, Ending(fault("schema", "names of columns", None, f"{_twice(names)!r} stands twice"))
             return
         # All columns when a required one is missing: the message lists them.
         columns = [name for name in names if name in required | _OPTIONAL_COLUMNS] if required <= set(names) else None

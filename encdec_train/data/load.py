@@ -1,21 +1,22 @@
 """Pairs of texts from a file, each of them checked.
 
-Nothing is repaired or skipped in silence: a row is used as it stands, or it is named in the error.
+Nothing is repaired or skipped in silence: a row is used as it stands, or it is named in the error; by choice a few are
+set aside and named beside the rows (docs/adr/0021).
 """
 
 import zlib
 from array import array
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from encdec_train import console
 from encdec_train.data import store
-from encdec_train.data.formats import nearest, reader_of, unzipped
+from encdec_train.data.formats import Ending, nearest, reader_of, unzipped
 from encdec_train.data.rows import Rows
 from encdec_train.errors import DataError, fault
 from encdec_train.fingerprint import file_sha256, json_sha256
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 __all__ = ("CACHED_FROM_BYTES", "NUM_SHOWN_ROWS", "ROWS", "Rows", "load_file", "open_file")
 
 NUM_SHOWN_ROWS = 5  # of the rows that cannot be used
+MAX_SET_ASIDE, MAX_SHARE_SET_ASIDE = 100, 0.01  # of a file's records: more than either is a broken file; not studied
 CACHED_FROM_BYTES = 16 << 20  # smaller files are read every time, into memory
 ROWS, _ROWS_FORMAT = "rows.arrow", 1  # raise the format when what is stored changes
 _BATCH_ROWS = 4096
@@ -33,48 +35,55 @@ _NUM_SHOWN_COLUMNS = 20
 _NUM_SHOWN_CHARACTERS = 60
 
 
-def load_file(
-    path: Path, source_column: str, target_column: str, *, key: str, reverse: bool = False, limit: int | None = None
-) -> Rows:
+class Sides(NamedTuple):
+    """Where a pair's texts stand."""
+
+    source: str  # the column of the text to read
+    target: str  # of the text to write; a list of texts is a target with its alternatives, first one first
+    reverse: bool = False  # swap the two after reading
+
+
+Named = Sides | tuple[str, str]
+
+
+def load_file(path: Path, sides: Named, *, key: str, limit: int | None = None, skip: bool = False) -> Rows:
     """Read pairs and check every one of them.
 
     Args:
         path: A `.jsonl`, `.json` (lines too), `.csv`, `.tsv` or `.parquet` file, or one of these with `.gz` after it.
-        source_column: The column of the text to read.
-        target_column: The column of the text to write; a list of texts is a target with its alternatives, first one
-            first. In CSV and TSV a `references` column holds one reference.
+        sides: The columns. In CSV and TSV a `references` column holds one reference.
         key: The config key that named the file, for messages.
-        reverse: Swap the two sides after reading.
-        limit: Read only the first so many rows.
+        limit: Read only the first so many rows that can be used.
+        skip: Set bad records aside, where they are at most `MAX_SET_ASIDE` and `MAX_SHARE_SET_ASIDE` of those read.
 
     Raises:
         DataError: The file, a column or a row cannot be used. All faults of a kind come in one message, which shows
-            the first `NUM_SHOWN_ROWS` bad rows and counts the rest.
+            the first `NUM_SHOWN_ROWS` bad rows and counts the rest. Ids that clash are no single record's fault.
     """
-    intake = _Intake(path, key, source_column, target_column, reverse)
+    intake = _Intake(path, key, Sides(*sides), skip)
     _read(intake, limit)
     return intake.rows()
 
 
 def open_file(
-    cache_dir: Path, path: Path, columns: tuple[str, str], *, key: str, reverse: bool = False, limit: int | None = None
+    cache_dir: Path, path: Path, sides: Named, *, key: str, limit: int | None = None, skip: bool = False
 ) -> Rows:
     """Read pairs as `load_file` does; those of a large file are written to the cache once, and mapped from there.
 
     Args:
         cache_dir: `rows/` in it holds them, by content.
         path: The file.
-        columns: Of source and target.
+        sides: The columns.
         key: The config key that named the file, for messages.
-        reverse: Swap the two sides after reading.
-        limit: Read only the first so many rows.
+        limit: Read only the first so many rows that can be used.
+        skip: Set bad records aside.
 
     Raises:
         ConfigError: The cache cannot be written.
         DataError: As `load_file`.
     """
     if path.stat().st_size < CACHED_FROM_BYTES or (limit is not None and limit <= _BATCH_ROWS):
-        return load_file(path, *columns, key=key, reverse=reverse, limit=limit)
+        return load_file(path, sides, key=key, limit=limit, skip=skip)
     import pyarrow as pa
 
     def build(folder: Path) -> store.Facts:
@@ -85,17 +94,17 @@ def open_file(
                 with store.writing(folder):  # or it would read as a fault of the file
                     writer.write_batch(batch)
 
-            intake = _Intake(path, key, *columns, reverse, write)
+            intake = _Intake(path, key, Sides(*sides), skip, write)
             _read(intake, limit)
             intake.flush()
         intake.check(Rows.mapped(folder / ROWS).ids)
-        return {"rows": intake.num_good}
+        return {"rows": intake.num_good, "set_aside": intake.set_aside()}
 
     suffixes = "".join(path.suffixes[-2:]).lower()
-    what = [_ROWS_FORMAT, file_sha256(path), suffixes, *columns, reverse, limit]
+    what = [_ROWS_FORMAT, file_sha256(path), suffixes, *Sides(*sides), limit, *(["skip"] if skip else [])]
     folder = cache_dir / "rows" / json_sha256(what)
-    store.obtain(folder, build)
-    return Rows.mapped(folder / ROWS)
+    aside = store.obtain(folder, build).get("set_aside", [])
+    return replace(Rows.mapped(folder / ROWS), set_aside=tuple({**one, "file": str(path)} for one in aside))
 
 
 def _schema() -> "pa.Schema":
@@ -110,8 +119,11 @@ def _read(intake: "_Intake", limit: int | None) -> None:
     try:
         reader, intake.unit = reader_of(path, key)
         with path.open("rb") as file, unzipped(file, path) as stream:
-            for number, record in islice(reader(stream, {intake.source, intake.target}), limit):
+            records = reader(stream, {intake.sides.source, intake.sides.target})
+            for number, record in islice(records, limit):
                 intake.add(number, record)
+            while intake.skip and limit is not None and intake.num_good < limit and (more := next(records, None)):
+                intake.add(*more)
     except (OSError, EOFError, zlib.error) as error:
         reason = f"after {intake.num_rows} rows: {error}"
         remedy = "Write or fetch the file again, or make it readable"
@@ -124,9 +136,8 @@ class _Intake:
 
     path: Path
     key: str
-    source: str  # column
-    target: str
-    reverse: bool
+    sides: Sides
+    skip: bool  # bad rows are set aside where they are few
     write: "Callable[[pa.RecordBatch], None] | None" = None  # where rows go, which are held else
     unit: str = "line"  # what an editor or a data viewer numbers: lines, rows
     columns_checked: bool = False
@@ -137,6 +148,7 @@ class _Intake:
     held: list[tuple[str | None, str, str, list[str] | None]] = field(default_factory=list)
     num_bad: int = 0
     bad: dict[int, str] = field(default_factory=dict)  # the first bad rows, by number
+    spoilt: bool = False  # by what is no single row's fault
 
     @property
     def num_good(self) -> int:
@@ -146,12 +158,13 @@ class _Intake:
         self.num_rows += 1
         if isinstance(record, str):
             self._complain(number, record)
+            self.spoilt |= isinstance(record, Ending)
             return
         if not self.columns_checked:
             self._check_columns(list(record))
             self.columns_checked = True
         try:
-            source = _text(record, self.source)
+            source = _text(record, self.sides.source)
             target, references = self._target(record)
             own_id = _id(record)
         except _BadFieldError as error:
@@ -161,8 +174,10 @@ class _Intake:
         self.own_ids.append(0 if own_id is None else hash(own_id) or 1)
         if references != [target] and self.several is None:
             self.several = number
-        source, target = (target, source) if self.reverse else (source, target)
-        self.held.append((own_id, source, target, None if self.reverse or references == [target] else references))
+        if self.sides.reverse:
+            self.held.append((own_id, target, source, None))
+        else:
+            self.held.append((own_id, source, target, None if references == [target] else references))
         if self.write is not None and len(self.held) >= _BATCH_ROWS:
             self.flush()
 
@@ -181,7 +196,7 @@ class _Intake:
     def _complain(self, number: int, text: str) -> None:
         self.num_bad += 1
         self.bad[number] = text
-        if len(self.bad) > NUM_SHOWN_ROWS:
+        if len(self.bad) > (MAX_SET_ASIDE if self.skip else NUM_SHOWN_ROWS):
             del self.bad[max(self.bad)]
 
     def _check_columns(self, columns: list[str]) -> None:
@@ -189,21 +204,22 @@ class _Intake:
         present += f" and {len(columns) - _NUM_SHOWN_COLUMNS} more" if len(columns) > _NUM_SHOWN_COLUMNS else ""
         expected = f"a column of {self.path} ({self.key}), whose first row has {present}"
         faults = []
-        for key, name in (("task.source_column", self.source), ("task.target_column", self.target)):
+        for key, name in (("task.source_column", self.sides.source), ("task.target_column", self.sides.target)):
             if name not in columns:
                 faults.append(fault(key, expected, name, remedy=f"Set {key}{nearest(name, columns)}"))
         if faults:
             raise DataError("\n".join(faults))
 
     def _target(self, record: dict[str, Any]) -> tuple[str, list[str]]:
-        beside = "references" in record and "references" not in {self.source, self.target}
-        if isinstance(record.get(self.target), list):
+        column = self.sides.target
+        beside = "references" in record and "references" not in self.sides
+        if isinstance(record.get(column), list):
             if beside:
                 reason = "it is a list, and `references` stands beside it"
-                raise _BadFieldError(fault(self.target, "a text", None, reason))
-            references = _texts(record, self.target)
+                raise _BadFieldError(fault(column, "a text", None, reason))
+            references = _texts(record, column)
             return references[0], references
-        target = _text(record, self.target)
+        target = _text(record, column)
         return target, _texts(record, "references") if beside else [target]
 
     def rows(self) -> Rows:
@@ -211,23 +227,29 @@ class _Intake:
         ids = [str(index) if row[0] is None else row[0] for index, row in enumerate(self.held)]
         self.check(ids)
         sources, targets = [row[1] for row in self.held], [row[2] for row in self.held]
-        return Rows(ids, sources, targets, [[row[2]] if row[3] is None else row[3] for row in self.held])
+        references = [[row[2]] if row[3] is None else row[3] for row in self.held]
+        return Rows(ids, sources, targets, references, tuple(self.set_aside()))
+
+    def set_aside(self) -> list[dict[str, Any]]:
+        """List the bad rows, after `check` has let them pass."""
+        return [{"file": str(self.path), self.unit: number, "reason": self.bad[number]} for number in sorted(self.bad)]
 
     def check(self, ids: Sequence[str]) -> None:
-        """Refuse all rows where some cannot be used."""
+        """Refuse all rows where some cannot be used, unless these may be set aside."""
         if any(self.own_ids):
             self._check_ids(ids)
-        if self.bad:
+        few = self.num_bad <= min(MAX_SET_ASIDE, MAX_SHARE_SET_ASIDE * self.num_rows)
+        if self.bad and not (self.skip and few and not self.spoilt):
             raise DataError(self._complaint())
         if not self.numbers:
             raise DataError(fault(self.key, "a file with rows", str(self.path), "it has none"))
-        if self.reverse and self.several is not None:
+        if self.sides.reverse and self.several is not None:
             reason = f"{self.path}:{self.unit} {self.several} has references besides its target, which have no source"
             raise DataError(fault("task.reverse", "false", True, reason))
 
     def _check_ids(self, ids: Sequence[str]) -> None:
         """Compare by hash: 4.5 million texts in a dict would be half a gigabyte."""
-        own = np.array(self.own_ids)
+        own, num_bad = np.array(self.own_ids), self.num_bad
         order = np.argsort(own, kind="stable")
         same = np.append(False, own[order][1:] == own[order][:-1])
         first = np.maximum.accumulate(np.where(same, 0, np.arange(len(own))))
@@ -239,13 +261,16 @@ class _Intake:
             else:
                 reason = f"{self.unit} {self.numbers[int(order[first[place]])]} has the same"
                 self._complain(number, fault(where, "an id of its own", ids[index][:_NUM_SHOWN_CHARACTERS], reason))
+        self.spoilt |= self.num_bad > num_bad
 
     def _complaint(self) -> str:
-        shown = [f"{self.path}:{self.bad[number]}" for number in sorted(self.bad)]
-        if self.num_bad == 1:
+        shown = [f"{self.path}:{self.bad[number]}" for number in sorted(self.bad)[:NUM_SHOWN_ROWS]]
+        most = f"at most {MAX_SHARE_SET_ASIDE:.0%} and {MAX_SET_ASIDE} rows"
+        over = f"; task.bad_records=skip sets {most} aside" if self.skip and not self.spoilt else ""
+        if self.num_bad == 1 and not over:
             return f"{self.key}: {shown[0]}"
         more = self.num_bad - len(shown)
-        head = f"{self.key}: {self.num_bad} rows of {self.path} cannot be used:"
+        head = f"{self.key}: {self.num_bad} rows of {self.path} cannot be used{over}:"
         return "\n".join([head, *(f"  {text}" for text in shown), *([f"  and {more} more."] if more else [])])
 
 

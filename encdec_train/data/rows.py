@@ -1,7 +1,8 @@
 """Pairs of texts by index: lists in memory, or columns of an Arrow table, which may be mapped from a file."""
 
+import json
 import mmap
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, cast, overload
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 _BATCH_ROWS = 4096  # made into Python objects at once
 _PASS_ROWS = 256  # read at once by somebody who goes through all of them
+_COLUMNS, _SET_ASIDE = ("id", "source", "target", "references"), b"set_aside"  # in a table, and in its metadata
 
 
 @dataclass(frozen=True)
@@ -26,12 +28,14 @@ class Rows:
         targets: What it is trained to write.
         references: What its output is scored against, one text or more a row: the list that the target column holds,
             or the `references` column beside it (which need not hold the target), else the target alone.
+        set_aside: Records of the file that are not among them: `file`, `line` (or `row`) and `reason` of each.
     """
 
     ids: Sequence[str]
     sources: Sequence[str]
     targets: Sequence[str]
     references: Sequence[list[str]]
+    set_aside: tuple[Mapping[str, Any], ...] = ()
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -44,7 +48,9 @@ class Rows:
             table: The columns.
             pages: The map that they lie in. Who reads all rows lets go of what was read.
         """
-        return cls(*(Column(table, name, pages) for name in ("id", "source", "target", "references")))
+        ids, sources, targets, references = (Column[Any](table, name, pages) for name in _COLUMNS)
+        aside = tuple(json.loads((table.schema.metadata or {}).get(_SET_ASIDE, b"[]")))
+        return cls(ids, sources, targets, references, aside)
 
     @classmethod
     def mapped(cls, file: Path) -> "Rows":
@@ -57,7 +63,8 @@ class Rows:
 
         columns = {"id": self.ids, "source": self.sources, "target": self.targets, "references": self.references}
         kinds = {name: pa.list_(pa.string()) if name == "references" else pa.string() for name in columns}
-        return pa.table({name: pa.array(column[start:stop], kinds[name]) for name, column in columns.items()})
+        table = pa.table({name: pa.array(column[start:stop], kinds[name]) for name, column in columns.items()})
+        return table.replace_schema_metadata({_SET_ASIDE: json.dumps(self.set_aside)}) if self.set_aside else table
 
     def write(self, file: Path) -> None:
         """Write an Arrow file that `mapped` reads, a batch at a time."""

@@ -5,10 +5,12 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
-from encdec_train.config import TaskConfig
+from encdec_train import console
+from encdec_train.config import BadRecords, TaskConfig
 from encdec_train.data import demo_corpus, download, hub_data, hub_files, store
 from encdec_train.data.demo import DemoSizes
-from encdec_train.data.load import CACHED_FROM_BYTES, ROWS, Rows, load_file, open_file
+from encdec_train.data.formats import reader_of
+from encdec_train.data.load import CACHED_FROM_BYTES, ROWS, Rows, Sides, load_file, open_file
 from encdec_train.errors import ConfigError, fault
 from encdec_train.fingerprint import file_sha256, json_sha256
 from encdec_train.tasks import TASKS
@@ -69,11 +71,23 @@ def _from_files(task: TaskConfig, cache_dir: Path) -> dict[str, SplitSource]:
         if TASKS[task.name].prepare is not None and not hub_data.is_plain(path, key, columns):
             splits[name] = _original(task, name, path, {}, cache_dir)
             continue
-        read = partial(load_file, path, *columns, key=key, reverse=task.reverse)
-        read(limit=1)  # a missing file or column is said at once
-        load = partial(open_file, cache_dir, path, columns, key=key, reverse=task.reverse)
-        splits[name] = SplitSource(file_sha256(path), partial(load, limit=limit_of(task, name)))
+        sides = Sides(*columns, task.reverse)
+        skip = task.bad_records is BadRecords.skip and name != "test"  # a score is of every row that was named
+        if skip:
+            reader_of(path, key)
+        else:
+            load_file(path, sides, key=key, limit=1)  # a missing file or column is said at once
+        load = partial(open_file, cache_dir, path, sides, key=key, limit=limit_of(task, name), skip=skip)
+        splits[name] = SplitSource(file_sha256(path), partial(_said, name, load))
     return splits
+
+
+def _said(name: str, load: Callable[[], Rows]) -> Rows:
+    rows = load()
+    if aside := rows.set_aside:
+        first = f"{aside[0]['file']}:{aside[0]['reason']}"
+        console.warn(f"{name}: {len(aside)} bad records set aside (task.bad_records=skip), the first: {first}")
+    return rows
 
 
 def _original(task: TaskConfig, name: str, path: Path, origin: Mapping[str, str], cache_dir: Path) -> SplitSource:
@@ -147,7 +161,7 @@ def _from_demo(task: TaskConfig, cache_dir: Path) -> dict[str, SplitSource]:
     def read(name: str) -> Rows:
         path = demo_corpus.write_corpus(cache_dir / "demo", sizes)[name]
         return load_file(
-            path, "source", "target", key=f"task=demo {name}", reverse=task.reverse, limit=limit_of(task, name)
+            path, Sides("source", "target", task.reverse), key=f"task=demo {name}", limit=limit_of(task, name)
         )
 
     names = ("train", "validation", *TASKS["demo"].test_splits)

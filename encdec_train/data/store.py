@@ -40,6 +40,10 @@ def obtain(folder: Path, build: Callable[[Path], Facts]) -> Facts:
     Raises:
         ConfigError: It cannot be written.
     """
+    if folder.is_symlink():
+        raise ConfigError(
+            fault("run.cache_dir", "folders and no links", str(folder), "what is written lands elsewhere")
+        )
     if (found := facts(folder)) is not None:
         return found
     with writing(folder), _only_one(folder) as alone:
@@ -128,7 +132,8 @@ def _only_one(folder: Path) -> Iterator[bool]:
     path = folder.with_name(f".{folder.name}.lock")
     path.parent.mkdir(parents=True, exist_ok=True)
     while True:
-        with path.open("a+", encoding="utf-8") as file:
+        lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW, 0o666)
+        with os.fdopen(lock, "a+", encoding="utf-8") as file:
             locked = _lock(file, path)
             if locked and not _is_at(file, path):
                 continue  # the one before has removed it

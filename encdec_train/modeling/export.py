@@ -21,7 +21,7 @@ from transformers import PreTrainedTokenizerBase as Tokenizer
 from transformers.models.auto.modeling_auto import MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES
 
 from encdec_train import atomic
-from encdec_train.errors import ModelError, fault
+from encdec_train.errors import EncDecError, ModelError, fault
 from encdec_train.modeling.causal import ends_sources
 from encdec_train.modeling.checkpoints import DECODER_TOKENIZER, PAIR, export_in, quiet_library
 from encdec_train.modeling.families import causal_class, is_causal
@@ -55,19 +55,27 @@ def export(
         generation: Decoding settings, written so that `generate()` needs no argument.
         limits: Source and target tokens of the task; the source's becomes the tokenizer's `model_max_length`.
         card: The model card.
+
+    Raises:
+        EncDecError: When it cannot be written whole; what was there before is still there.
     """
     beside = folder.with_name(f".{folder.name}.{os.getpid()}")
     for leftover in folder.parent.glob(f".{folder.name}.*"):  # of a process that was killed
         shutil.rmtree(leftover, ignore_errors=True)
     state = None if is_causal(model) else {**_poolers(model), **separate_state(model)}
-    with quiet_library():
-        model.save_pretrained(beside, state_dict=state, safe_serialization=True)
-    generation.save_pretrained(beside)
-    _save_tokenizer(tokenizers[0], beside, limits[0])
-    if tokenizers[1] is not tokenizers[0]:
-        _save_tokenizer(tokenizers[1], beside / DECODER_TOKENIZER, limits[1])
-    (beside / "README.md").write_text(card, encoding="utf-8")
-    atomic.install(beside, folder, replace=True)
+    try:
+        with quiet_library():
+            model.save_pretrained(beside, state_dict=state, safe_serialization=True)
+        generation.save_pretrained(beside)
+        _save_tokenizer(tokenizers[0], beside, limits[0])
+        if tokenizers[1] is not tokenizers[0]:
+            _save_tokenizer(tokenizers[1], beside / DECODER_TOKENIZER, limits[1])
+        (beside / "README.md").write_text(card, encoding="utf-8")
+        atomic.install(beside, folder, replace=True)
+    except (OSError, SafetensorError) as error:  # safetensors has no OSError for a full disk
+        shutil.rmtree(beside, ignore_errors=True)
+        remedy = "Make room and run the same command again: checkpoints and predictions are kept"
+        raise EncDecError(fault(str(folder), "room and rights for the export", None, str(error), remedy)) from error
 
 
 def _poolers(model: EncoderDecoderModel) -> dict[str, torch.Tensor]:

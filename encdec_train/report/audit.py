@@ -1,5 +1,9 @@
-"""The audit of a run's data: `audit.json` and `audit.svg` of its folder, and a section of the report."""
+"""The audit of a run's data: `audit.json` and `audit.svg` of its folder, and a section of the report.
 
+`set_aside.jsonl` lists the records that `task.bad_records=skip` left out: split, file, line (or row) and reason.
+"""
+
+import json
 import re
 from collections.abc import Iterator, Mapping
 from html import escape
@@ -12,7 +16,7 @@ from encdec_train.report.svg import histogram
 if TYPE_CHECKING:
     from encdec_train.data.preprocess import EncodedSplit, TextCodec
 
-FILE_NAME, PICTURE_NAME = "audit.json", "audit.svg"
+FILE_NAME, PICTURE_NAME, ASIDE_NAME = "audit.json", "audit.svg", "set_aside.jsonl"
 _CHART = (455, 220)  # pixels
 _TITLE = 26  # pixels above each chart of the picture
 _STYLE = (
@@ -30,6 +34,10 @@ def write_audit(folder: Path, splits: "Mapping[str, EncodedSplit]", codec: "Text
     found = audit(splits, codec)
     for line in warning_lines(found):
         console.warn(line)
+    aside = [{"split": name, **one} for name, split in splits.items() for one in split.rows.set_aside]
+    if aside:
+        lines = "".join(f"{json.dumps(one, ensure_ascii=False)}\n" for one in aside)
+        atomic.write(folder / ASIDE_NAME, lines.encode(errors="replace"))
     atomic.write(folder / PICTURE_NAME, picture(found).encode())
     atomic.write_json(folder / FILE_NAME, found)
 

@@ -101,6 +101,8 @@ class Watch:
                     if int(path.name) == self._rank or int(path.name) >= self._ranks:
                         path.unlink(missing_ok=True)
                 _sign_file(self._run, 0).parent.rmdir()  # the last one; not empty before
+            with suppress(OSError):
+                _error_file(self._run, 0, "").parent.rmdir()  # empty, unless somebody else put something there
         if self._file is not None:
             self._file.close()
         if why is not None:
@@ -151,15 +153,15 @@ class Watch:
     def _stalled(self, now: float) -> str | None:
         """Say who stands still, when nobody has moved for too long or the process of one does not breathe."""
         peers = [peer for peer in self._peers.values() if peer.fresh]
-        if self._limit is None or any(p.sign["doing"] is None for p in peers):
+        if self._limit is None:
             return None
         frozen = [
             p for p in peers if now - p.beaten_at > self._limit and _sign_file(self._run, p.sign["rank"]).exists()
         ]
-        if not frozen and any(now - p.moved_at <= self._limit for p in peers):
-            return None
+        if not frozen and any(p.sign["doing"] is None or now - p.moved_at <= self._limit for p in peers):
+            return None  # what is not watched may take long, but its process breathes
         silent = frozen or [p for p in peers if not p.sign["waits"]] or peers
-        said = [f"{_named(p)} since {now - p.moved_at:.0f} s, at {p.sign['doing']}" for p in silent]
+        said = [f"{_named(p)} since {now - p.moved_at:.0f} s, at {p.sign['doing'] or 'the start'}" for p in silent]
         here = [
             p.sign
             for p in frozen
@@ -231,6 +233,7 @@ def _is_gone(sign_file: Path) -> bool:
 def _remedy(run: Path) -> str:
     steps = checkpoint.steps(run / "checkpoints")
     where = f"the last good checkpoint is of step {steps[-1]}" if steps else "there is no checkpoint yet"
+    where = where if steps or not (run / "predictions").is_dir() else "what was decoded is kept"
     return f"The same command goes on: {where}."
 
 

@@ -16,13 +16,14 @@ import pytest
 from faults.runs import BASE, DROPOUT
 
 FAULTS_HEADER = "| # | fault, and what happened | seconds to stop | lost |\n|---|---|---|---|\n"
+REFUSALS_HEADER = "| crafted | what happened |\n|---|---|\n"
 # Of the tests that are numbered after the rows of docs/faults.md, those of every run; FAULTS=all is for the others too.
 ALWAYS = (
     "test_01_02_a_killed_rank_is_named[1-1]", "test_03_04_", "test_04_a_second_ctrl_c", "test_05_",
     "test_06_a_disk_that_gets_full[2]", "test_07_a_disk_that_cannot", "test_08_a_damaged_checkpoint[truncated]",
     "test_09_a_checkpoint_that_holds_code[with_auto_map]", "test_09_a_training_checkpoint", "test_12_", "test_13_",
     "test_16_an_error_on_one_rank[1-error", "test_17_a_silent_rank_is_named[sigstop-1", "test_18_unusual",
-    "test_20_nan_on_one_rank_is_left_out_by_both[1]", "test_21_", "test_24_two",
+    "test_18_bad_records_set_aside[2", "test_20_nan_on_one_rank_is_left_out_by_both[1]", "test_21_", "test_24_two",
 )  # fmt: skip
 SERVER = Path(__file__).with_name("server.py")
 READY_SECONDS = 120  # imports on a busy machine
@@ -45,37 +46,39 @@ class End:
 
     Attributes:
         statuses: Exit status of each rank, -9 for a SIGKILL.
-        seconds: From the start to the end of each.
+        ended: Seconds from the start to the end of each.
         ended_by_us: Ranks that had to be killed because they did not end.
         err: stderr of each rank.
         stopping: Seconds from the fault to the end of the last rank; None where there was none.
+        peak_bytes: The most memory that each rank had.
     """
 
     statuses: Sequence[int]
-    seconds: Sequence[float]
+    ended: Sequence[float]
     ended_by_us: Sequence[int]
     err: Sequence[str]
     stopping: float | None = None
+    peak_bytes: Sequence[int] = ()
 
 
 class Server:
-    """Talks to `server.py`."""
+    """Talks to `server.py`, which leads a process group of its own, or stays in this one."""
 
-    def __init__(self, log: Path) -> None:
+    def __init__(self, log: Path, *, own_group: bool = True) -> None:
         environment = {name: value for name, value in os.environ.items() if not name.startswith(("SLURM_", "WANDB_"))}
         environment |= {
             "OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false", "HF_HUB_OFFLINE": "1",
             "JE_ARROW_MALLOC_CONF": "background_thread:false",  # pyarrow's allocator would start a thread on import
             "PYTHONPATH": os.pathsep.join(path for path in sys.path if path),
         }  # fmt: skip
-        self._log = log
+        self._log, self._own_group = log, own_group
         self._process = subprocess.Popen(
             [sys.executable, str(SERVER)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=log.open("wb"),
             env=environment,
-            start_new_session=True,
+            start_new_session=own_group,
         )
         self._answers = selectors.DefaultSelector()
         self._answers.register(self._process.stdout, selectors.EVENT_READ)
@@ -87,8 +90,8 @@ class Server:
         return self._answer(order["seconds"] + order["patience"] + 10)
 
     def close(self) -> None:
-        """Kill the server and every child that may be left: they are one process group."""
-        os.killpg(self._process.pid, signal.SIGKILL)
+        """Kill the server and, where they are one process group, every child that may be left."""
+        (os.killpg if self._own_group else os.kill)(self._process.pid, signal.SIGKILL)
         self._process.communicate()
 
     def _answer(self, seconds: float) -> dict[str, Any]:
@@ -149,7 +152,7 @@ class Run:
         }  # fmt: skip
         answer = self.server.make(order)
         err = [Path(f"{base}.err.{rank}").read_text(encoding="utf-8") for rank in range(ranks)]
-        return End(answer["statuses"], answer["ended"], answer["ended_by_us"], err, answer["stopping"])
+        return End(**answer, err=err)
 
     def finish(self, ranks: int, **more: Any) -> End:
         """Start and let it end; it must."""
@@ -214,29 +217,35 @@ def undisturbed(new_run: Callable[..., Run]) -> Callable[..., Run]:
 
 
 @pytest.fixture(scope="session")
-def rows() -> Iterator[list[tuple[int, str]]]:
-    """Collect the lines of the table of faults; it is written where `FAULT_TABLE` says."""
-    found: list[tuple[int, str]] = []
+def rows() -> Iterator[dict[str, list[str]]]:
+    """Collect the lines of both tables by header; they are written where `FAULT_TABLE` says."""
+    found: dict[str, list[str]] = {FAULTS_HEADER: [], REFUSALS_HEADER: []}
     yield found
-    target = os.environ.get("FAULT_TABLE")
-    if target:
-        text = Path(target).read_text(encoding="utf-8")
-        text += "" if FAULTS_HEADER in text else f"\n## What happened\n\n{FAULTS_HEADER}"
-        before, _, rest = text.partition(FAULTS_HEADER)
-        after = rest[rest.find("\n\n") + 1 :] if "\n\n" in rest else ""
-        lines = "".join(f"{line}\n" for _, line in sorted(found, key=lambda row: row[0]))
-        Path(target).write_text(before + FAULTS_HEADER + lines + after, encoding="utf-8")
+    target = Path(os.environ.get("FAULT_TABLE", os.devnull))
+    text = target.read_text(encoding="utf-8")
+    for header, lines in found.items():
+        before, there, rest = text.partition(header)
+        after = rest.partition("\n\n")[2]
+        lines.sort(key=lambda line: int(line.split()[1]) if line.split()[1].isdigit() else 0)
+        text = f"{before}{header}{chr(10).join(lines)}\n\n{after}" if there else text
+    target.write_text(text, encoding="utf-8")
 
 
 @pytest.fixture
-def note(rows: list[tuple[int, str]]) -> Callable[..., None]:
+def note(rows: dict[str, list[str]]) -> Callable[..., None]:
     """Note a fault that was tried: `note(row, what happened, end or None, what was lost)`."""
 
     def add(row: int, happened: str, end: End | None, lost: str) -> None:
         seconds = "-" if end is None or end.stopping is None else f"{end.stopping:.1f}"
-        rows.append((row, f"| {row} | {happened} | {seconds} | {lost} |"))
+        rows[FAULTS_HEADER].append(f"| {row} | {happened} | {seconds} | {lost} |")
 
     return add
+
+
+@pytest.fixture
+def refusal(rows: dict[str, list[str]]) -> Callable[[str, str], None]:
+    """Note what was crafted, and what became of it."""
+    return lambda crafted, became: rows[REFUSALS_HEADER].append(f"| {crafted} | {became} |")
 
 
 @pytest.fixture(scope="session")

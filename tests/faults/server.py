@@ -252,7 +252,7 @@ def follow(trace: str | None) -> None:
 
     def ended(callback: Any, trainer: Any, module: Any, outputs: Any, batch: Any, index: int) -> None:
         with Path(trace or os.devnull).open("a", encoding="utf-8") as file:
-            file.write(json.dumps([batch.step, sorted(collated.get(batch.step, []))]) + "\n")
+            file.write(json.dumps([batch.step, sorted(collated.pop(batch.step, []))]) + "\n")
 
     def taken(split: Any, indices: Any) -> None:
         if current:
@@ -319,12 +319,14 @@ def make(order: dict[str, Any]) -> dict[str, Any]:
     statuses: dict[int, int] = {}
     ended: dict[int, float] = {}
     ours: list[int] = []
+    peaks: dict[int, int] = {}
     deadline = started + order["seconds"]
     while running:
-        pid, status = os.waitpid(-1, os.WNOHANG)
+        pid, status, usage = os.wait4(-1, os.WNOHANG)
         if pid:
             rank = running.pop(pid)
             statuses[rank], ended[rank] = os.waitstatus_to_exitcode(status), time.monotonic() - started
+            peaks[rank] = usage.ru_maxrss * 1024
             if statuses[rank] != 0:  # torchrun and SLURM end the others; here they are given time, to see what they do
                 deadline = min(deadline, time.monotonic() + order["patience"])
             continue
@@ -338,7 +340,7 @@ def make(order: dict[str, Any]) -> dict[str, Any]:
     fault = Path(f"{order['stderr']}.fault")
     stopping = started + max(ended.values()) - float(fault.read_text()) if fault.is_file() else None
     return {"statuses": [statuses[r] for r in ranks], "ended": [ended[r] for r in ranks], "ended_by_us": ours,
-            "stopping": stopping}  # fmt: skip
+            "stopping": stopping, "peak_bytes": [peaks[r] for r in ranks]}  # fmt: skip
 
 
 def fork(order: Mapping[str, Any]) -> Iterator[tuple[int, int]]:

@@ -70,6 +70,24 @@ def test_06_no_room_for_a_line_of_the_log(disk: Path, new_run: Callable[..., Any
     note(6, "no room for a row of metrics.jsonl: said, status 1", end, "step 5; the next start makes it")
 
 
+def test_06_no_room_for_the_export(
+    disk: Path, new_run: Callable[..., Any], undisturbed: Callable[..., Any], note: Callable[..., None]
+) -> None:
+    run = new_run(*RUN)
+    run.folder = disk
+    end = run.start(1, "disk_full_at_the_export", 0, [0], environment={"FAULT_PLACE": str(disk)})
+    assert end.statuses == [1]
+    assert "run/export: expected room and rights for the export" in end.err[0]
+    assert "No space left on device" in end.err[0]
+    assert "Traceback" not in end.err[0]
+    assert [path.name for path in run.path.glob("*export*")] == []
+    assert steps(run)[-1] == STEPS
+    (disk / "filler").unlink()
+    run.finish(1)
+    note(6, "the disk is full when the export is written: said, status 1, no half of it is left", end,
+         same(run, undisturbed(1)))  # fmt: skip
+
+
 def test_07_a_disk_that_cannot_be_written(disk: Path, new_run: Callable[..., Any], note: Callable[..., None]) -> None:
     run = new_run(*RUN)
     run.folder = disk / "runs"
@@ -212,7 +230,7 @@ def test_05_a_kill_within_a_checkpoint(
          same(run, undisturbed(2)))  # fmt: skip
 
 
-def test_09_a_folder_that_is_a_link(new_run: Callable[..., Any], note: Callable[..., None]) -> None:
+def test_09_a_folder_that_is_a_link(new_run: Callable[..., Any], refusal: Callable[[str, str], None]) -> None:
     run = new_run(*RUN)
     elsewhere = run.folder / "elsewhere"
     elsewhere.mkdir()
@@ -222,4 +240,62 @@ def test_09_a_folder_that_is_a_link(new_run: Callable[..., Any], note: Callable[
     assert "run.name: expected a folder and no link to one" in end.err[0]
     assert list(elsewhere.iterdir()) == []
     shutil.rmtree(elsewhere)
-    note(9, "the run's folder is a link to elsewhere: refused with status 2", end, "nothing is written there")
+    refusal("the run's folder is a link to another", "refused with status 2, nothing is written there")
+
+
+def test_09_links_out_of_a_folder(
+    new_run: Callable[..., Any], tmp_path: Path, refusal: Callable[[str, str], None]
+) -> None:
+    run, canary = new_run(*RUN), tmp_path / "canary"
+    run.kill(1, "step_end", 7)
+    tried = ["checkpoints", "metrics.jsonl", "manifest.json", "config.yaml", ".ranks", "predictions"]
+    for name in tried:
+        path, aside = run.path / name, run.folder / "aside"
+        if path.exists():
+            path.rename(aside)
+            (shutil.copytree if aside.is_dir() else shutil.copy)(aside, canary)
+        else:
+            canary.mkdir()
+        before = contents(canary)
+        path.symlink_to(canary)
+        end = run.start(2)
+        assert end.statuses == [2, 2], f"{name}: {end.err}"
+        assert f"expected a folder without links out of it, got '{path}, a link to {canary}'" in end.err[0]
+        assert contents(canary) == before, name
+        path.unlink()
+        shutil.rmtree(canary) if canary.is_dir() else canary.unlink()
+        if aside.exists():
+            aside.rename(path)
+        what = "refused by both ranks with status 2; the canary is as it was"
+        refusal(f"`{name}` of a run's folder is a link to a canary", what)
+
+
+def test_09_links_in_the_cache(
+    new_run: Callable[..., Any], tmp_path: Path, refusal: Callable[[str, str], None]
+) -> None:
+    run, cache, canary = new_run(*RUN), tmp_path / "cache", tmp_path / "canary"
+    asked = [f"run.cache_dir={cache}", "trainer.max_steps=2"]
+    run.finish(1, overrides=asked)
+    folder = next(iter((cache / "tokens").glob("[!.]*")))
+    canary.write_text("a canary")
+    lock = folder.with_name(f".{folder.name}.lock")
+    (folder / "MANIFEST.json").unlink()  # so that it is to be built again
+    lock.symlink_to(canary)
+    other = new_run(*RUN)
+    end = other.start(1, overrides=asked)
+    assert end.statuses == [2], end.err[0]
+    assert "run.cache_dir: expected a folder to write to" in end.err[0]
+    assert canary.read_text() == "a canary"
+    lock.unlink()
+    kept = folder.rename(tmp_path / "elsewhere")
+    folder.symlink_to(kept)
+    end = other.start(1, overrides=asked)
+    assert end.statuses == [2], end.err[0]
+    assert "run.cache_dir: expected folders and no links" in end.err[0]
+    what = "refused with status 2; the canary is as it was"
+    refusal("a folder of tokens in the cache is a link to another, or its lock is one to a canary", what)
+
+
+def contents(path: Path) -> dict[str, bytes]:
+    """Return what files hold, by name."""
+    return {one.name: one.read_bytes() for one in (path, *path.rglob("*")) if one.is_file()}

@@ -164,3 +164,31 @@ def test_15_stopped_at_every_kind_of_boundary(
     assert read(run.path / "metrics.jsonl") == read(expected.path / "metrics.jsonl")
     note(15, "killed at an epoch's end, within a validation, between gradient and update, twice in an epoch", None,
          f"{run.num_finished_steps() - STEPS} steps made again, bitwise equal")  # fmt: skip
+
+
+def test_25_little_memory(
+    new_run: Callable[..., Any], undisturbed: Callable[..., Any], note: Callable[..., None]
+) -> None:
+    run = new_run(*RUN)
+    end = run.start(1, "little_memory", 7, [0])
+    assert end.statuses == [1], end.err[0]
+    assert "MemoryError" in (run.path / "errors" / "rank0.error").read_text(encoding="utf-8")
+    run.finish(1)
+    same_export(run, undisturbed(1))
+    note(25, "`ulimit -v` is reached at step 7: the traceback is printed and kept in `errors/`, status 1", end,
+         f"{run.num_finished_steps() - STEPS} steps made again, bitwise equal")  # fmt: skip
+
+
+def test_25_a_tiny_shared_memory(
+    new_run: Callable[..., Any], undisturbed: Callable[..., Any], note: Callable[..., None]
+) -> None:
+    if os.geteuid() != 0:
+        pytest.skip("a mount needs root")
+    run = new_run(*RUN)
+    end = run.start(1, "tiny_shm", 0, [0], overrides=["data.num_workers=1"])
+    assert end.statuses == [2], end.err[0]
+    assert "data.num_workers: expected 0, got 1; /dev/shm has 4,096 bytes left" in end.err[0]
+    assert "Traceback" not in end.err[0]
+    run.finish(1)
+    same_export(run, undisturbed(1))
+    note(25, "`/dev/shm` of 4 kB and a worker of the loader: status 2, with what to do", end, "nothing")

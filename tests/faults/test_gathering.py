@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from faults.conftest import End
 from faults.runs import BASE
 
 SHORT = ("trainer.max_steps=4", "trainer.validate_every_steps=4", "model.dropout=0", "model.attention_dropout=0")
@@ -36,16 +37,25 @@ def evaluate(
 
     With `killed_at`, every rank dies by SIGKILL while it writes the journal's line of that number.
     """
+    point, victims = (killed_at and "journal", range(ranks)) if killed_at else (None, ())
+    end = disturbed(checkpoint, folder, server, place, ranks, *more, fault=(point, killed_at or 0, victims))
+    return end.statuses, end.err
+
+
+def disturbed(
+    checkpoint: Path, folder: Path, server: Any, place: Path, ranks: int, *more: str,
+    fault: tuple[str | None, int, Sequence[int]],
+) -> End:  # fmt: skip
+    """Start `encdec evaluate`; `fault` is a point of `server.py`, a number for it, and the ranks that suffer it."""
     argv = ["evaluate", f"checkpoint={checkpoint}", "task=files", f"run.output_dir={folder}", "run.name=found",
             "trainer.accelerator=cpu", *more]  # fmt: skip
-    base = folder / f"start{ranks}{killed_at or ''}"
+    base = folder / f"start{ranks}{fault[1] or ''}"
     order = {
         "argv": argv, "cwd": str(place), "ranks": ranks, "stdout": f"{base}.out", "stderr": f"{base}.err",
-        "trace": None, "seconds": 60, "patience": 15, "point": killed_at and "journal", "step": killed_at or 0,
-        "victims": list(range(ranks)) if killed_at else [],
+        "trace": None, "seconds": 60, "patience": 30, "point": fault[0], "step": fault[1], "victims": list(fault[2]),
     }  # fmt: skip
     answer = server.make(order)
-    return answer["statuses"], [Path(f"{base}.err.{rank}").read_text(encoding="utf-8") for rank in range(ranks)]
+    return End(**answer, err=[Path(f"{base}.err.{rank}").read_text(encoding="utf-8") for rank in range(ranks)])
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -142,6 +152,41 @@ def test_24_odd_limits_of_the_search(
         assert found[0] == found[1]
         assert not found[0][2]
         note(24, f"{search}: status {found[0][0]}, the same on 1 and 2 ranks", None, "-")
+
+
+@pytest.mark.parametrize("victim", [0, 1])
+@pytest.mark.parametrize(
+    ("point", "said"),
+    [
+        ("journal", "was lost, at "),
+        ("sigstop_in_decoding", "no rank got on for trainer.stall_seconds=5"),
+    ],
+)
+def test_24_a_rank_that_is_lost_or_hangs_while_it_decodes(
+    point: str, said: str, victim: int, trained: Path, seven: str, server: Any, place: Path, tmp_path: Path,
+    note: Callable[..., None],
+) -> None:  # fmt: skip
+    calm, folder = tmp_path / "calm", tmp_path / "folder"
+    calm.mkdir()
+    folder.mkdir()
+    assert evaluate(trained, calm, server, place, 1, seven)[0] == [0]
+    stall = "trainer.stall_seconds=5"
+    end = disturbed(trained, folder, server, place, 2, seven, stall, fault=(point, 2, [victim]))
+    other = 1 - victim
+    assert (end.statuses[other], list(end.ended_by_us)) == (1, []), "\n".join(end.err)
+    assert end.statuses[victim] == (-9 if point == "journal" else 1)
+    assert f"rank {victim} (process " in end.err[other]  # what it did is known to the second
+    assert said in end.err[other]
+    assert "what was decoded is kept" in end.err[other]
+    assert "Traceback" not in end.err[other]
+    statuses, err = evaluate(trained, folder, server, place, 2, seven)
+    assert statuses == [0, 0], "\n".join(err)
+    assert "of 7 were decoded before" in err[0]
+    assert contents(folder / "found") == contents(calm / "found")
+    assert not list((folder / "found").rglob(".*"))
+    what = "killed" if point == "journal" else "stopped (SIGSTOP)"
+    note(24, f"`encdec evaluate`, rank {victim} is {what} while it decodes: the other names it, status 1", end,
+         "examples that were not yet decoded")  # fmt: skip
 
 
 def test_a_mistake_is_every_ranks_and_nothing_is_written(

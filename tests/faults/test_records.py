@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from faults.runs import BASE, read
+from faults.runs import BASE, read, tensors
 
 FEW = ("model.dropout=0", "model.attention_dropout=0", "trainer.max_steps=4", "trainer.validate_every_steps=2")
 GOOD = {"source": "a b", "target": "b a"}
@@ -67,3 +67,50 @@ def test_19_pairs_that_are_too_long(new_run: Callable[..., Any], tmp_path: Path,
     assert len(found[0]) == 8
     note(19, "pairs that are too long are cut and counted; batches of one pair, of which one rank has none: the "
          "losses of one rank", end, "nothing")  # fmt: skip
+
+
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_18_bad_records_set_aside(
+    ranks: int, new_run: Callable[..., Any], tmp_path: Path, note: Callable[..., None]
+) -> None:
+    file, clean = tmp_path / "train.jsonl", tmp_path / "clean.jsonl"
+    good = [json.dumps({"source": f"a {n}", "target": f"{n} b"}) for n in range(900)]
+    clean.write_text("".join(f"{line}\n" for line in good), encoding="utf-8")
+    lines = good[:]
+    for number, (line, _) in enumerate(BAD):
+        lines.insert(100 * number + 3, line)
+    file.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+    skip = "task.bad_records=skip"
+    run, other = new_run(*BASE, *FEW), new_run(*BASE, *FEW)
+    end = run.finish(ranks, overrides=[f"task.train_file={file}", skip])
+    other.finish(ranks, overrides=[f"task.train_file={clean}"])
+    assert end.err[0].count(f"train: {len(BAD)} bad records set aside (task.bad_records=skip), the first: ") == 1
+    aside = [json.loads(line) for line in (run.path / "set_aside.jsonl").read_text(encoding="utf-8").splitlines()]
+    assert [(one["split"], one["file"], one["line"]) for one in aside] == [
+        ("train", str(file), 100 * number + 4) for number in range(len(BAD))
+    ]
+    said = [text if text != "line 2" else "line 804" for _, text in BAD]
+    assert [text in one["reason"] for one, text in zip(aside, said, strict=True)] == [True] * len(BAD)
+    manifest = json.loads((run.path / "manifest.json").read_text(encoding="utf-8"))
+    assert {name: (split["examples"], split["set_aside"]) for name, split in manifest["splits"].items()} == {
+        "train": (900, 9), "validation": (6, 0), "test": (6, 0)
+    }  # fmt: skip
+    assert manifest["identity"]["task"]["bad_records"] == "skip"
+    facts = json.loads((run.path / "audit.json").read_text(encoding="utf-8"))
+    assert facts["splits"]["train"]["set_aside"] == 9
+    assert {"split": "train", "name": "records set aside", "share": 9 / 909, "above": 0.0} in facts["warnings"]
+    ours, theirs = tensors(run.path), tensors(other.path)
+    assert [name for name in ours.keys() | theirs.keys() if ours.get(name) != theirs.get(name)] == []
+    became = "listed with file, line and reason, counted in manifest and audit; weights as without them, bitwise equal"
+    note(18, f"{len(BAD)} bad records of 909, `{skip}`, {ranks} rank(s): {became}", end, "those records")
+
+
+def test_18_too_many_bad_records(new_run: Callable[..., Any], tmp_path: Path, note: Callable[..., None]) -> None:
+    file = tmp_path / "train.jsonl"
+    file.write_text(f"{json.dumps(GOOD)}\n" * 98 + '{"source": ""}\n', encoding="utf-8")
+    run = new_run(*BASE)
+    end = run.start(2, overrides=[f"task.train_file={file}", "task.bad_records=skip"])
+    assert end.statuses == [2, 2], "\n".join(end.err)
+    assert [err.count("task.bad_records=skip sets at most 1% and 100 rows aside") for err in end.err] == [1, 1]
+    assert not (run.path / "manifest.json").exists()
+    note(18, "1 bad record of 99 with `task.bad_records=skip`: above 1%, refused by both ranks, status 2", end, "-")

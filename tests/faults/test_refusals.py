@@ -62,15 +62,20 @@ def with_a_tokenizer_of_code(model: Path, canary: Path) -> None:
     file.write_text(json.dumps(config))
 
 
-CRAFTED = [with_auto_map, with_auto_map_of_a_known_type, with_a_pickle, with_a_pickle_named_safetensors,
-           with_a_tokenizer_of_code]  # fmt: skip
+CRAFTED = {
+    with_auto_map: "whose `config.json` has an unknown `model_type` and an `auto_map` to `evil.py` beside it",
+    with_auto_map_of_a_known_type: "of a known `model_type` with the same `auto_map`",
+    with_a_pickle: "with a pickle as `pytorch_model.bin` and no other weights",
+    with_a_pickle_named_safetensors: "with a pickle named `model.safetensors`",
+    with_a_tokenizer_of_code: "whose `tokenizer_config.json` names a class of `evil.py`",
+}
 HARMLESS = {"with_auto_map_of_a_known_type", "with_a_tokenizer_of_code"}  # may be ignored instead of refused
 
 
 @pytest.mark.parametrize("craft", CRAFTED)
 def test_09_a_checkpoint_that_holds_code(
     craft: Callable[[Path, Path], None], new_run: Callable[..., Any], tiny_bert: Path, tmp_path: Path,
-    note: Callable[..., None],
+    refusal: Callable[[str, str], None],
 ) -> None:  # fmt: skip
     model, canary = tmp_path / "model", tmp_path / "canary"
     shutil.copytree(tiny_bert, model)
@@ -80,7 +85,7 @@ def test_09_a_checkpoint_that_holds_code(
     assert end.statuses[0] == 2 or (end.statuses[0] == 0 and craft.__name__ in HARMLESS), end.err[0]
     assert "Traceback" not in end.err[0]
     what = "refused with status 2" if end.statuses[0] == 2 else "nothing of it is run, the code is ignored"
-    note(9, f"a checkpoint {craft.__name__.replace('_', ' ')}: {what}; no canary", end, "-")
+    refusal(f"a checkpoint {CRAFTED[craft]}", f"{what}; no canary")
 
 
 @pytest.mark.parametrize(
@@ -102,7 +107,7 @@ def test_09_a_checkpoint_that_holds_code(
     ],
 )
 def test_09_a_config_that_holds_code_paths_or_keys(
-    override: str, said: str, new_run: Callable[..., Any], note: Callable[..., None]
+    override: str, said: str, new_run: Callable[..., Any], refusal: Callable[[str, str], None]
 ) -> None:
     run = new_run(*BASE)
     plain = override.strip("'")
@@ -116,11 +121,11 @@ def test_09_a_config_that_holds_code_paths_or_keys(
     assert [path.name for path in run.folder.iterdir() if path.is_dir()] == []
     if "AAAA" in plain and not plain.startswith("+"):
         assert "AAAA" not in everything
-    note(9, f"`{plain.replace('A' * 24, '…')}`: refused with status 2", end, "-")
+    refusal(f"`{plain.replace('A' * 24, '…')}` on the command line", "refused with status 2, nothing is written")
 
 
 def test_09_a_training_checkpoint_is_never_unpickled(
-    new_run: Callable[..., Any], tmp_path: Path, note: Callable[..., None]
+    new_run: Callable[..., Any], tmp_path: Path, refusal: Callable[[str, str], None]
 ) -> None:
     run, canary = new_run(*BASE), tmp_path / "canary"
     run.kill(1, "step_end", 7)
@@ -131,20 +136,16 @@ def test_09_a_training_checkpoint_is_never_unpickled(
     assert not canary.exists()
     assert "optimizer.safetensors: expected the bytes that were written" in end.err[0]
     assert "going on after step 4 of 12" in end.err[0]  # the best validation's
-    note(
-        9,
-        "a pickle in the place of the optimizer's state: not read, the checkpoint before is taken; no canary",
-        end,
-        "-",
-    )
+    what = "not read: the checkpoint before is taken, and said; no canary"
+    refusal("a run's checkpoint with a pickle as `optimizer.safetensors` and another as `optimizer.pt`", what)
 
 
-def test_09_no_key_in_what_a_run_leaves(new_run: Callable[..., Any], note: Callable[..., None]) -> None:
+def test_09_no_key_in_what_a_run_leaves(new_run: Callable[..., Any], refusal: Callable[[str, str], None]) -> None:
     secret = "0123456789abcdef0123456789abcdef01234567"
     run = new_run(*BASE, "trainer.max_steps=2", "tracking=wandb")
-    end = run.finish(1, environment={"WANDB_API_KEY": secret, "WANDB_MODE": "offline", "HF_TOKEN": f"hf_{secret[:30]}"})
+    run.finish(1, environment={"WANDB_API_KEY": secret, "WANDB_MODE": "offline", "HF_TOKEN": f"hf_{secret[:30]}"})
     found = [
         path.name for path in run.folder.rglob("*") if path.is_file() and secret[:30].encode() in path.read_bytes()
     ]
     assert found == []
-    note(9, "keys in the environment: in no log, manifest, report or tracker file", end, "-")
+    refusal("`WANDB_API_KEY` and `HF_TOKEN` in the environment", "in no log, manifest, report or tracker file")

@@ -5,6 +5,7 @@
 
 import multiprocessing
 import os
+import resource
 import shutil
 import signal
 import subprocess
@@ -35,6 +36,21 @@ def once_in_step(step: int, act: Callable[[], None]) -> None:
 
 def on_sigstop(step: int) -> None:
     once_in_step(step, lambda: os.kill(os.getpid(), signal.SIGSTOP))
+
+
+def on_sigstop_in_decoding(number: int) -> None:
+    """Stop before such a line of the journal."""
+    from encdec_train.decoding.journal import Journal
+
+    lines: list[int] = []
+
+    def act(*_: Any, **__: Any) -> None:
+        lines.append(number)
+        if len(lines) == number:
+            note_fault()
+            os.kill(os.getpid(), signal.SIGSTOP)
+
+    before(Journal, "append", act)
 
 
 def on_sleep(step: int) -> None:
@@ -113,6 +129,39 @@ def on_nan_and_kill(step: int) -> None:
 def on_full_disk(step: int) -> None:
     """Fill the disk of the run for good."""
     once_in_step(step, lambda: fill(Path(os.environ["FAULT_PLACE"])))
+
+
+def on_disk_full_at_the_export(_step: int) -> None:
+    """Fill the disk of the run when the model is to be written for good."""
+    from encdec_train.modeling import export
+
+    def act(*_: Any, **__: Any) -> None:
+        note_fault()
+        fill(Path(os.environ["FAULT_PLACE"]))
+
+    before(export, "separate_state", act)
+
+
+def on_little_memory(step: int) -> None:
+    """From a step on the process may have hardly more address space than it has, as under `ulimit -v`."""
+
+    def act() -> None:
+        used = int(Path("/proc/self/statm").read_text().split()[0]) * os.sysconf("SC_PAGESIZE")
+        resource.setrlimit(resource.RLIMIT_AS, (used, used))
+        bytearray(64 << 20)
+
+    once_in_step(step, act)
+
+
+def on_tiny_shm(_step: int) -> None:
+    """Give this process, and the workers to come, a `/dev/shm` of one page, as some containers do."""
+    import ctypes
+
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.unshare(0x00020000) != 0:  # CLONE_NEWNS
+        raise OSError(ctypes.get_errno(), "unshare(CLONE_NEWNS)")
+    subprocess.run(["mount", "--make-rprivate", "/"], check=True)
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=4k", "tmpfs", "/dev/shm"], check=True)
 
 
 def fill(place: Path) -> None:

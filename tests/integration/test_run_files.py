@@ -50,7 +50,7 @@ def test_the_manifest_says_what_the_run_was(finished_folder: Path) -> None:
     manifest = load(finished_folder / "out/run/manifest.json")
     assert manifest["finished"] is True
     assert manifest["splits"] == {
-        name: {"examples": count, "truncated_sources": 0, "truncated_targets": 0}
+        name: {"examples": count, "truncated_sources": 0, "truncated_targets": 0, "set_aside": 0}
         for name, count in (("train", 24), ("validation", 6), ("test", 8))
     }
     assert manifest["checkpoints"] == {half: {"name": "bert", "revision": None} for half in ("encoder", "decoder")}

@@ -107,3 +107,11 @@ def test_a_folder_is_discarded_where_there_is_one(tmp_path: Path) -> None:
         atomic.discard(tmp_path / "folder")
         atomic.discard(tmp_path / "folder")
         assert names(tmp_path) == []
+
+
+def test_a_link_in_the_place_of_the_file_beside_is_not_followed(tmp_path: Path) -> None:
+    (tmp_path / "precious").write_text("mine")
+    (tmp_path / ".new.json.tmp").symlink_to(tmp_path / "precious")
+    atomic.write(tmp_path / "new.json", b"data")
+    assert (tmp_path / "precious").read_text() == "mine"
+    assert ((tmp_path / "new.json").read_bytes(), (tmp_path / "new.json").is_symlink()) == (b"data", False)

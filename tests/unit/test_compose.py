@@ -125,7 +125,13 @@ UNREAD = {
     "score": ["task.max_source_tokens=9", "task.overlong=refuse", "run.name=x", "run.output_dir=x"],
 }
 READ = {
-    "evaluate": ["trainer.precision=bf16", "data.max_micro_tokens=64", "run.name=x", "task.max_source_tokens=9"],
+    "evaluate": [
+        "trainer.precision=bf16",
+        "trainer.stall_seconds=60",
+        "data.max_micro_tokens=64",
+        "run.name=x",
+        "task.max_source_tokens=9",
+    ],
     "generate": ["trainer.accelerator=cpu", "task.source_column=text", "task.max_target_tokens=9"],
     "score": ["task=demo", "task.test_file=null", "task.num_test_examples=9", "run.cache_dir=x", "split=validation"],
 }

@@ -202,7 +202,7 @@ def local_rows(task: Any, _: Path) -> dict[str, Any]:
     from encdec_train.data.sources import SplitSource
 
     def read() -> Any:
-        return load_file(Path("train.jsonl"), "source", "target", key="task.train_file")
+        return load_file(Path("train.jsonl"), ("source", "target"), key="task.train_file")
 
     assert task.train_file == "train.jsonl"
     return {"train": SplitSource("tiny", read)}

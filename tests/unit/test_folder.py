@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from encdec_train import folder
 from encdec_train.compose import compose
 from encdec_train.config import TrainConfig, to_dict
 from encdec_train.errors import ConfigError
@@ -225,8 +226,23 @@ def test_a_link_is_no_place_for_a_run(tmp_path: Path) -> None:
     (tmp_path / "elsewhere").mkdir()
     (tmp_path / "run").symlink_to(tmp_path / "elsewhere")
     with pytest.raises(ConfigError, match=r"run\.name: expected a folder and no link to one"):
-        RunFolder(tmp_path / "run", {}).lock().__enter__()
-    assert list((tmp_path / "elsewhere").iterdir()) == []
+        RunFolder(tmp_path / "run", {}).check_identity()
+
+
+def test_a_link_in_a_run_may_not_lead_out_of_it(tmp_path: Path) -> None:
+    run, elsewhere = tmp_path / "run", tmp_path / "elsewhere"
+    (run / "wandb").mkdir(parents=True)
+    elsewhere.mkdir()
+    for name, target in (("wandb/latest", elsewhere), ("a", run / "b"), ("wandb/a", "../b"), ("b", "c"), ("c", "b")):
+        (run / name).symlink_to(target)
+        folder.refuse_links(run)
+    (run / "deep").mkdir()
+    for name, target in (("deep/d", "../../elsewhere"), (".ranks", elsewhere), ("e", tmp_path / "not there")):
+        (run / name).symlink_to(target)
+        with pytest.raises(ConfigError, match="run.name: expected a folder without links out of it") as caught:
+            folder.refuse_links(run)
+        assert f"got '{run / name}, a link to {os.path.realpath(run / name)}'" in str(caught.value)
+        (run / name).unlink()
 
 
 def test_a_lock_that_is_a_link_is_not_followed(tmp_path: Path) -> None:

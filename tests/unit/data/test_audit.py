@@ -1,6 +1,7 @@
 """The audit counts what was planted, and says nothing where nothing is."""
 
 import random
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -47,6 +48,14 @@ def test_what_is_planted_is_counted(codec: TextCodec) -> None:
         ("test", "sources seen in training"): 0.5,
     }
     assert {name for _, name in shares} <= set(WARN_ABOVE)
+
+
+def test_records_that_were_set_aside_are_counted(codec: TextCodec) -> None:
+    split = split_of(codec, ("the cat", "cat"), ("a dog", "dog"), ("the dog ran", "it ran"))
+    split.rows = replace(split.rows, set_aside=({"file": "f", "line": 3, "reason": "line 3: expected a text."},))
+    found = audit({"train": split}, codec)
+    assert found["splits"]["train"]["set_aside"] == 1
+    assert found["warnings"] == [{"split": "train", "name": "records set aside", "share": 0.25, "above": 0.0}]
 
 
 def test_clean_data_has_no_warning(codec: TextCodec) -> None:

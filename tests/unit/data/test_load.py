@@ -15,7 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pyarrow import parquet
 
-from encdec_train.data.load import Rows, load_file
+from encdec_train.data.load import Rows, Sides, load_file
 from encdec_train.errors import DataError
 
 PAIRS = [("der Hund", "the dog"), ("die Katze", "the cat")]
@@ -56,7 +56,8 @@ LINES = to_jsonl([{"source": "a", "target": "b"}] * 3)
 
 def load(path: Path, data: bytes, **options: Any) -> Rows:
     path.write_bytes(data)
-    return load_file(path, "source", "target", key="task.train_file", **options)
+    sides = Sides("source", "target", options.pop("reverse", False))
+    return load_file(path, sides, key="task.train_file", **options)
 
 
 def refusal(path: Path, data: bytes, **options: Any) -> str:
@@ -132,7 +133,7 @@ def test_references_are_a_list_of_targets_or_stand_beside_the_target(tmp_path: P
 def test_references_can_be_the_target_column_and_csv_holds_one(tmp_path: Path) -> None:
     path = tmp_path / "f.jsonl"
     path.write_bytes(to_jsonl([{"source": "a", "references": ["b", "c"]}]))
-    rows = load_file(path, "source", "references", key="task.test_file")
+    rows = load_file(path, ("source", "references"), key="task.test_file")
     assert (rows.targets, rows.references) == (["b"], [["b", "c"]])
     rows = load(tmp_path / "f.csv", b"source,target,references\na,b,c\n")
     assert (rows.targets, rows.references) == (["b"], [["c"]])
@@ -329,18 +330,18 @@ def test_a_missing_file_names_its_nearest_neighbour(tmp_path: Path) -> None:
     with pytest.raises(
         DataError, match=r"train.json'; there is no such file. Set task.x_file; the nearest name is 'train.jsonl'"
     ):
-        load_file(tmp_path / "train.json", "source", "target", key="task.x_file")
+        load_file(tmp_path / "train.json", ("source", "target"), key="task.x_file")
     with pytest.raises(
         DataError, match=r"task.x_file: expected a file, got '.*'; there is no folder .*/gone. Set task.x_file\."
     ):
-        load_file(tmp_path / "gone" / "train.json", "source", "target", key="task.x_file")
+        load_file(tmp_path / "gone" / "train.json", ("source", "target"), key="task.x_file")
 
 
 def test_a_folder_and_an_unreadable_name_are_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="task.x_file: expected a file, got '.*'; it is a folder"):
-        load_file(tmp_path, "source", "target", key="task.x_file")
+        load_file(tmp_path, ("source", "target"), key="task.x_file")
     with pytest.raises(DataError, match="after 0 rows: .*File name too long"):
-        load_file(tmp_path / f"{'x' * 300}.jsonl", "source", "target", key="task.x_file")
+        load_file(tmp_path / f"{'x' * 300}.jsonl", ("source", "target"), key="task.x_file")
 
 
 def test_damage_of_the_stream_is_what_the_standard_library_calls_it() -> None:
@@ -383,8 +384,8 @@ def test_any_text_makes_the_round_trip_through_csv(tmp_path: Path, pairs: list[t
 @pytest.mark.skipif("ENCDEC_DATA" not in os.environ, reason="ENCDEC_DATA is not set: no real data")
 def test_real_files_have_the_rows_that_their_notes_say() -> None:
     data = Path(os.environ["ENCDEC_DATA"])
-    wikisplit = load_file(data / "wikisplit/validation.jsonl.gz", "source", "target", key="task.validation_file")
+    wikisplit = load_file(data / "wikisplit/validation.jsonl.gz", ("source", "target"), key="task.validation_file")
     assert (len(wikisplit), wikisplit.references[0]) == (1000, [wikisplit.targets[0]])
-    turk = load_file(data / "turkcorpus/test.jsonl.gz", "source", "target", key="task.test_file")
+    turk = load_file(data / "turkcorpus/test.jsonl.gz", ("source", "target"), key="task.test_file")
     assert (len(turk), {len(references) for references in turk.references}) == (359, {8})
     assert turk.targets == [references[0] for references in turk.references]

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from encdec_train.data import load
-from encdec_train.data.load import Rows, load_file, open_file
+from encdec_train.data.load import Rows, Sides, load_file, open_file
 from encdec_train.errors import ConfigError, DataError
 
 COLUMNS = ("source", "target")
@@ -25,7 +25,8 @@ def write(path: Path, rows: list[dict[str, Any]]) -> Path:
 
 
 def opened(path: Path, cache: Path, **options: Any) -> Rows:
-    return open_file(cache, path, COLUMNS, key="task.train_file", **options)
+    sides = Sides(*COLUMNS, options.pop("reverse", False))
+    return open_file(cache, path, sides, key="task.train_file", **options)
 
 
 ROWS = [{"source": f"s{n}", "target": [f"t{n}", "u"] if n == 4 else f"t{n}"} for n in range(7)]
@@ -36,7 +37,7 @@ ROWS = [{"source": f"s{n}", "target": [f"t{n}", "u"] if n == 4 else f"t{n}"} for
 def test_mapped_rows_are_those_that_are_read(tmp_path: Path, own_ids: bool, limit: int | None) -> None:
     rows = [{**row, "id": f"r{n}"} for n, row in enumerate(ROWS)] if own_ids else ROWS
     path = write(tmp_path / "f.jsonl", rows)
-    plain = load_file(path, *COLUMNS, key="task.train_file", limit=limit)
+    plain = load_file(path, COLUMNS, key="task.train_file", limit=limit)
     for _ in range(2):
         assert opened(path, tmp_path / "cache", limit=limit) == plain
 
@@ -44,7 +45,7 @@ def test_mapped_rows_are_those_that_are_read(tmp_path: Path, own_ids: bool, limi
 def test_sides_are_swapped_as_load_file_does(tmp_path: Path) -> None:
     path = write(tmp_path / "f.jsonl", ROWS[:4])
     found = opened(path, tmp_path / "cache", reverse=True)
-    assert found == load_file(path, *COLUMNS, key="task.train_file", reverse=True)
+    assert found == load_file(path, Sides(*COLUMNS, True), key="task.train_file")
     assert (found.sources[1], found.targets[1], found.references[1]) == ("t1", "s1", ["s1"])
     with pytest.raises(DataError, match=r"task.reverse: .*f.jsonl:line 5 has references besides its target"):
         opened(write(tmp_path / "f.jsonl", ROWS), tmp_path / "cache", reverse=True)
@@ -83,7 +84,7 @@ BAD = {
 def test_the_message_is_load_files_and_nothing_is_left(tmp_path: Path, case: str) -> None:
     path = write(tmp_path / "f.jsonl", BAD[case])
     with pytest.raises(DataError) as plain:
-        load_file(path, *COLUMNS, key="task.train_file")
+        load_file(path, COLUMNS, key="task.train_file")
     with pytest.raises(DataError) as mapped:
         opened(path, tmp_path / "cache")
     assert str(mapped.value) == str(plain.value)
@@ -108,3 +109,17 @@ def test_a_full_disk_is_no_fault_of_the_file(tmp_path: Path, monkeypatch: pytest
     with pytest.raises(ConfigError, match="run.cache_dir: expected a folder to write to, got '.*cache'; .*No space"):
         opened(write(tmp_path / "f.jsonl", ROWS), tmp_path / "cache")
     assert list((tmp_path / "cache" / "rows").iterdir()) == []
+
+
+def test_records_set_aside_are_remembered_with_the_name_that_the_file_has_now(tmp_path: Path) -> None:
+    rows = [*ROWS[:1], {"source": "", "target": "t"}, *ROWS[1:], *[ROWS[0]] * 100]
+    path = write(tmp_path / "f.jsonl", rows)
+    with pytest.raises(DataError, match=r"f.jsonl:line 2:source: expected a text; it is empty"):
+        opened(path, tmp_path / "cache")
+    reason = "line 2:source: expected a text; it is empty."
+    for name in ("f.jsonl", "moved.jsonl"):
+        found = opened(path.rename(path := tmp_path / name), tmp_path / "cache", skip=True)
+        assert found == load_file(path, COLUMNS, key="task.train_file", skip=True)
+        assert found.set_aside == ({"file": str(path), "line": 2, "reason": reason},)
+    with pytest.raises(DataError, match="line 2"):
+        opened(path, tmp_path / "cache")

@@ -377,7 +377,7 @@ def test_every_part_of_the_key_counts() -> None:
 @pytest.mark.skipif("ENCDEC_DATA" not in os.environ, reason="ENCDEC_DATA is not set: no real data")
 def test_real_pairs_are_counted_as_the_plain_tokenizer_counts_them(minilm: TextCodec, tmp_path: Path) -> None:
     path, plain = Path(os.environ["ENCDEC_DATA"]) / "cnn_dailymail/validation.jsonl.gz", minilm.source_tokenizer
-    rows = load_file(path, "source", "target", key="task.validation_file")
+    rows = load_file(path, ("source", "target"), key="task.validation_file")
     split = encoded(rows, minilm, Limits(512, 64, Overlong.truncate), cache_dir=tmp_path, cache_key="k")
     expected = [plain(text, truncation=True, max_length=512)["input_ids"] for text in rows.sources]
     assert [ids.tolist() for ids in split.take(range(100))[0]] == expected

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from encdec_train.config import Overlong, TaskConfig
+from encdec_train.config import BadRecords, Overlong, TaskConfig
 from encdec_train.data import sources
 from encdec_train.data.hub_data import part, taken
 from encdec_train.data.load import Rows
@@ -26,6 +26,7 @@ def task(new_pairs: Callable[[str, range], Path]) -> TaskConfig:
         source_column="source",
         target_column="target",
         reverse=False,
+        bad_records=BadRecords.refuse,
         metrics=["exact_match"],
         max_source_tokens=16,
         max_target_tokens=16,
@@ -178,3 +179,25 @@ def test_rows_are_written_and_read_as_they_are(tmp_path: Path) -> None:
         assert list(getattr(found, name)) == list(getattr(rows, name))
     chosen = taken(found, np.array([1]))
     assert (list(chosen.ids), list(chosen.references)) == (["ü"], [["2"]])
+
+
+def test_bad_records_of_test_files_are_refused_whatever_the_policy(task: TaskConfig, tmp_path: Path) -> None:
+    good = '{"source": "a %d", "target": "b"}\n'
+    for name in ("train", "validation", "test"):
+        lines = [good % n for n in range(120)]
+        lines[7 if name == "train" else 0] = "{}x\n"
+        (tmp_path / f"{name}.jsonl").write_text("".join(lines) + good % len(name), encoding="utf-8")
+    skipping = replace(task, bad_records=BadRecords.skip)
+    with pytest.raises(DataError, match=r"task.test_file: .*test.jsonl:line 1: expected a JSON object"):
+        splits_of(skipping, tmp_path)
+    splits = splits_of(replace(skipping, test_file=None, train_fraction=0.5), tmp_path)
+    found = {name: split.load() for name, split in splits.items()}
+    assert {name: [one["line"] for one in rows.set_aside] for name, rows in found.items()} == {
+        "train": [8],
+        "validation": [1],
+    }
+    assert len(found["train"]) == 60
+    copied = Rows.of_table(found["train"].table())
+    assert copied == found["train"]
+    with pytest.raises(DataError, match=r"task.train_file: expected a file, got .*; there is no such file"):
+        splits_of(replace(skipping, train_file="none.jsonl"), tmp_path)

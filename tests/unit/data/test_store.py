@@ -127,6 +127,21 @@ def test_contents_are_hashed_only_when_the_file_is_another(tmp_path: Path, monke
     assert (folder / "data").read_text() == "whole"
 
 
+def test_links_are_not_followed(tmp_path: Path) -> None:
+    folder, elsewhere, precious = tmp_path / "rows" / "key", tmp_path / "elsewhere", tmp_path / "precious"
+    precious.write_text("mine")
+    folder.parent.mkdir()
+    (folder.parent / ".key.lock").symlink_to(precious)
+    with pytest.raises(ConfigError, match="run.cache_dir: expected a folder to write to"):
+        put(folder)
+    assert precious.read_text() == "mine"
+    (folder.parent / ".key.lock").unlink()
+    put(elsewhere)
+    folder.symlink_to(elsewhere)
+    with pytest.raises(ConfigError, match="run.cache_dir: expected folders and no links, got '.*rows/key'"):
+        put(folder)
+
+
 def test_a_failed_build_leaves_nothing(tmp_path: Path) -> None:
     def build(built: Path) -> store.Facts:
         (built / "data").write_text("half")

@@ -3,11 +3,13 @@
 import json
 import xml.etree.ElementTree as ET
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from encdec_train.data import audit as data_audit
+from encdec_train.data.rows import Rows
 from encdec_train.report.audit import picture, section, warning_lines, write_audit
 from encdec_train.report.svg import histogram
 
@@ -69,3 +71,14 @@ def test_an_audit_is_made_once(
     assert json.loads((tmp_path / "audit.json").read_text()) == AUDIT
     assert (tmp_path / "audit.svg").read_text() == picture(AUDIT)
     assert warning_lines({}) == []
+
+
+def test_records_that_were_set_aside_are_listed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(data_audit, "audit", lambda *_: AUDIT)
+    codec: Any = None
+    one = {"file": "é.jsonl", "line": 3, "reason": "line 3: expected a text."}
+    splits: Any = {"train": SimpleNamespace(rows=Rows([], [], [], [], (one,))),
+                   "test": SimpleNamespace(rows=Rows([], [], [], []))}  # fmt: skip
+    write_audit(tmp_path, splits, codec)
+    text = (tmp_path / "set_aside.jsonl").read_text(encoding="utf-8")
+    assert text == '{"split": "train", "file": "é.jsonl", "line": 3, "reason": "line 3: expected a text."}\n'

@@ -66,7 +66,7 @@ def split_of(codec: TextCodec, new_pairs: Callable[[str, range], Path]) -> Calla
 
     def make(numbers: range) -> EncodedSplit:
         path = new_pairs(f"{numbers.start}_{numbers.stop}.jsonl", numbers)
-        rows = load_file(path, "source", "target", key="task.train_file")
+        rows = load_file(path, ("source", "target"), key="task.train_file")
         return encode_split(rows, codec, Limits(16, 16, Overlong.refuse), name="train", cache_dir=None, cache_key=None)
 
     return make
