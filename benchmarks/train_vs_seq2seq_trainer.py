@@ -2,11 +2,13 @@
 
     make bench                                   every workload; or
     python -m benchmarks.train_vs_seq2seq_trainer [workload,...] [steps] [repeats]
+    python -m benchmarks.equal_quality           the same examples in the same order: the losses beside each other
 
 Both sides train the same weights on the same tokenised pairs, the same number of them an optimizer step, for as many
 steps, each in a process of its own, one after the other in turns. The first step is not timed. A token is real when it
 is not padding. Seq2SeqTrainer (needs `pip install accelerate`) runs as it comes and in its best honest setting: batches
-grouped by length, bf16, fused AdamW. The matmul rate is measured in the same processes.
+grouped by length, bf16; its AdamW is the fused one in both. The matmul rate is measured in the same processes: in
+float32 on a CPU that is oneDNN's, which Seq2SeqTrainer does not use.
 """
 
 import json
@@ -19,16 +21,18 @@ import tempfile
 import time
 import warnings
 from collections.abc import Sequence
+from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
-from transformers import Seq2SeqTrainer, Seq2SeqTrainingArguments, TrainerCallback
+from transformers import EncoderDecoderModel, Seq2SeqTrainer, Seq2SeqTrainingArguments, TrainerCallback
 
 from benchmarks.tiny_pair import Setting
 from benchmarks.tiny_pair import optim as optim_of
-from benchmarks.workloads import CODEC, PAD, WORKLOADS, Examples, Workload
+from benchmarks.workloads import CODEC, PAD, WORKLOADS, Examples
 from encdec_train.batch import MicroBatch, StepBatch
 from encdec_train.config import Accelerator, Precision, TrainerConfig
 from encdec_train.data.datamodule import Seq2SeqDataModule
@@ -42,11 +46,24 @@ from encdec_train.training.trainer import fit
 
 SIDES = ("ours fp32", "ours bf16", "theirs fp32", "theirs bf16 grouped")
 PAIRS = {  # what is compared: the numerator and the denominator of a ratio
-    "default against default": ("ours bf16", "theirs fp32"),
+    "default against default": ("ours fp32", "theirs fp32"),
+    "our bf16 against its default": ("ours bf16", "theirs fp32"),
     "equal precision, its best setting": ("ours bf16", "theirs bf16 grouped"),
-    "both in float32": ("ours fp32", "theirs fp32"),
 }
+STRATEGY = {"theirs fp32": "random", "theirs bf16 grouped": "group_by_length"}
 SEED = 7
+
+
+@dataclass(frozen=True)
+class Course:
+    """What both sides train on, and how."""
+
+    examples: Examples
+    steps: int
+    precision: Precision
+    folder: Path
+    lr: float = 1e-4
+    seed: int = SEED
 
 
 class Stamps:
@@ -90,22 +107,23 @@ class TimedModule(Seq2SeqModule):
         return micro.source_ids_BS.numel() + micro.decoder_ids_BT.numel()
 
 
-def ours(workload: Workload, steps: int, precision: Precision, folder: Path) -> Stamps:
+def ours(model: EncoderDecoderModel, course: Course) -> Stamps:
     """Train with this package, `metrics.jsonl` written as in a run."""
-    examples, stamps = Examples(workload, SEED), Stamps()
+    examples, steps, stamps = course.examples, course.steps, Stamps()
     optim = optim_of(Setting(label_smoothing=0.0, max_grad_norm=1.0))
-    optim.lr, optim.beta2, optim.weight_decay = 1e-4, 0.999, 0.0
-    module = TimedModule(workload.model(), optim, steps, SEED, precision)
+    optim.lr, optim.beta2, optim.weight_decay = course.lr, 0.999, 0.0
+    module = TimedModule(model, optim, steps, course.seed, course.precision)
     module.stamps = stamps
     device = "cuda" if torch.cuda.is_available() else "cpu"
     trainer = TrainerConfig(
-        max_steps=steps, max_epochs=None, devices=1, num_nodes=1, accelerator=Accelerator.auto, precision=precision,
+        max_steps=steps, max_epochs=None, devices=1, num_nodes=1, accelerator=Accelerator.auto,
+        precision=course.precision,
         gradient_checkpointing=False, validate_every_steps=None, checkpoint_every_steps=None, log_every_steps=1,
         keep_last=1, best_metric="loss", patience_validations=None, decoded_examples=0, stall_seconds=None,
     )  # fmt: skip
     data = Seq2SeqDataModule(examples, CODEC, examples.plan, micro_tokens("auto", device), (0, steps), 0)  # type: ignore[arg-type]
-    log = MetricsLog(folder / "metrics.jsonl", None, 0)
-    every_step = EveryStep(trainer, folder / "checkpoints", log, None, (steps, ()), None)
+    log = MetricsLog(course.folder / "metrics.jsonl", None, 0)
+    every_step = EveryStep(trainer, course.folder / "checkpoints", log, None, (steps, ()), None)
     every_step._save = lambda *_, **__: None  # type: ignore[method-assign] - the other side saves nothing either
     fit(module, data, every_step, trainer)
     return stamps
@@ -127,12 +145,15 @@ class TheirClock(TrainerCallback):
             self._stamps.losses.append(float(logs["loss"]))
 
 
-def theirs(workload: Workload, steps: int, precision: Precision, folder: Path, *, grouped: bool) -> Stamps:
-    """Train with Seq2SeqTrainer."""
-    examples, stamps = Examples(workload, SEED), Stamps()
+def theirs(model: EncoderDecoderModel, course: Course, strategy: str) -> Stamps:
+    """Train with Seq2SeqTrainer; `sequential` has the examples in our plan's order."""
+    examples, steps, stamps = course.examples, course.steps, Stamps()
+    batches = [examples.plan.batch(step + 1)[1] for step in range(steps)]
+    order = np.concatenate(batches) if strategy == "sequential" else np.arange(len(examples.sources))
+    pairs = zip(*examples.take(order.tolist()), strict=True)
     rows = [
         {"input_ids": list(map(int, s)), "attention_mask": [1] * len(s), "labels": list(map(int, t)), "length": len(s)}
-        for s, t in zip(examples.sources, examples.targets, strict=True)
+        for s, t in pairs
     ]
 
     def collate(batch: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
@@ -149,13 +170,13 @@ def theirs(workload: Workload, steps: int, precision: Precision, folder: Path, *
         }
 
     arguments = Seq2SeqTrainingArguments(
-        output_dir=str(folder), max_steps=steps, per_device_train_batch_size=workload.examples, learning_rate=1e-4,
-        lr_scheduler_type="constant", warmup_steps=0, logging_steps=1, save_strategy="no", report_to=[], seed=SEED,
-        bf16=precision is Precision.bf16, use_cpu=not torch.cuda.is_available(), disable_tqdm=True,
-        remove_unused_columns=False, **({"train_sampling_strategy": "group_by_length"} if grouped else {}),
+        output_dir=str(course.folder), max_steps=steps, per_device_train_batch_size=len(batches[0]),
+        learning_rate=course.lr, lr_scheduler_type="constant", warmup_steps=0, logging_steps=1, save_strategy="no",
+        report_to=[], seed=course.seed, bf16=course.precision is Precision.bf16, disable_tqdm=True,
+        use_cpu=not torch.cuda.is_available(), remove_unused_columns=False, train_sampling_strategy=strategy,
     )  # fmt: skip
     trainer = Seq2SeqTrainer(
-        workload.model(), arguments, data_collator=collate, train_dataset=rows, callbacks=[TheirClock(stamps)]
+        model, arguments, data_collator=collate, train_dataset=rows, callbacks=[TheirClock(stamps)]
     )
     trainer.train()
     del stamps.real[len(stamps.times) :], stamps.padded[len(stamps.times) :]  # a batch may have been fetched ahead
@@ -167,19 +188,18 @@ def work(side: str, name: str, steps: int) -> None:
     warnings.filterwarnings("ignore")
     workload, precision = WORKLOADS[name], Precision.bf16 if "bf16" in side else Precision.fp32
     rate = matmul_rate(torch.device("cuda" if torch.cuda.is_available() else "cpu"), precision)
+    examples, model = Examples(workload, SEED), workload.model()
+    source, target = flops_a_token(model)
     with tempfile.TemporaryDirectory() as folder:
-        if side.startswith("ours"):
-            stamps = ours(workload, steps, precision, Path(folder))
-        else:
-            stamps = theirs(workload, steps, precision, Path(folder), grouped="grouped" in side)
+        course = Course(examples, steps, precision, Path(folder))
+        stamps = ours(model, course) if side.startswith("ours") else theirs(model, course, STRATEGY[side])
     found = stamps.result()
     found["peak_gib"] = (
         torch.cuda.max_memory_allocated() / 2**30
         if torch.cuda.is_available()
         else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
     )
-    source, target = flops_a_token(workload.model())
-    lengths = Examples(workload, SEED).lengths.sum(axis=0)
+    lengths = examples.lengths.sum(axis=0)
     found["utilisation"] = found["tokens_per_second"] * float(lengths @ [source, target]) / lengths.sum() / rate
     print(json.dumps(found))
 
