@@ -1,14 +1,15 @@
 """Real tokens a second of this package's training loop beside `transformers.Seq2SeqTrainer`.
 
     make bench                                   every workload; or
-    python -m benchmarks.train_vs_seq2seq_trainer [workload,...] [steps] [repeats]
+    python -m benchmarks.train_vs_seq2seq_trainer [workload,...] [steps] [repeats] [wall|cpu]
     python -m benchmarks.equal_quality           the same examples in the same order: the losses beside each other
 
 Both sides train the same weights on the same tokenised pairs, the same number of them an optimizer step, for as many
 steps, each in a process of its own, one after the other in turns. The first step is not timed. A token is real when it
-is not padding. Seq2SeqTrainer (needs `pip install accelerate`) runs as it comes and in its best honest setting: batches
-grouped by length, bf16; its AdamW is the fused one in both. The matmul rate is measured in the same processes: in
-float32 on a CPU that is oneDNN's, which Seq2SeqTrainer does not use.
+is not padding. `cpu` takes the process's own time instead of the clock's: with OMP_NUM_THREADS=1 that is for machines
+that others compute on too. Seq2SeqTrainer (needs `pip install accelerate`) runs as it comes and in its best honest
+setting: batches grouped by length, bf16; its AdamW is the fused one in both. The matmul rate is measured in the same
+processes: in float32 on a CPU that is oneDNN's, which Seq2SeqTrainer does not use.
 """
 
 import json
@@ -52,6 +53,7 @@ PAIRS = {  # what is compared: the numerator and the denominator of a ratio
 }
 STRATEGY = {"theirs fp32": "random", "theirs bf16 grouped": "group_by_length"}
 SEED = 7
+CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
 
 
 @dataclass(frozen=True)
@@ -64,16 +66,22 @@ class Course:
     folder: Path
     lr: float = 1e-4
     seed: int = SEED
+    clock: str = "wall"
 
 
 class Stamps:
     """The clock at the end of each step, and what was seen of it."""
 
-    def __init__(self) -> None:
+    def __init__(self, clock: str) -> None:
+        self._clock = CLOCKS[clock]
         self.times: list[float] = []
         self.real: list[int] = []
         self.padded: list[int] = []
         self.losses: list[float] = []
+
+    def tick(self) -> None:
+        """Look at the clock."""
+        self.times.append(self._clock())
 
     def result(self) -> dict[str, Any]:
         """Summarise, without the first step."""
@@ -95,7 +103,7 @@ class TimedModule(Seq2SeqModule):
         """Make the step, and look at the clock."""
         outputs = super().training_step(batch, batch_idx)
         self.stamps.losses.append(float(outputs["loss"]))
-        self.stamps.times.append(time.perf_counter())
+        self.stamps.tick()
         self.stamps.real.append(batch.num_source_tokens + batch.num_target_tokens)
         self.stamps.padded.append(sum(self.computed(micro) for micro in batch.micro_batches))
         return outputs
@@ -109,7 +117,7 @@ class TimedModule(Seq2SeqModule):
 
 def ours(model: EncoderDecoderModel, course: Course) -> Stamps:
     """Train with this package, `metrics.jsonl` written as in a run."""
-    examples, steps, stamps = course.examples, course.steps, Stamps()
+    examples, steps, stamps = course.examples, course.steps, Stamps(course.clock)
     optim = optim_of(Setting(label_smoothing=0.0, max_grad_norm=1.0))
     optim.lr, optim.beta2, optim.weight_decay = course.lr, 0.999, 0.0
     module = TimedModule(model, optim, steps, course.seed, course.precision)
@@ -137,7 +145,7 @@ class TheirClock(TrainerCallback):
 
     def on_step_end(self, *_: object, **__: object) -> None:
         """Look at the clock."""
-        self._stamps.times.append(time.perf_counter())
+        self._stamps.tick()
 
     def on_log(self, *_: object, logs: dict[str, float], **__: object) -> None:
         """Keep the loss."""
@@ -147,7 +155,7 @@ class TheirClock(TrainerCallback):
 
 def theirs(model: EncoderDecoderModel, course: Course, strategy: str) -> Stamps:
     """Train with Seq2SeqTrainer; `sequential` has the examples in our plan's order."""
-    examples, steps, stamps = course.examples, course.steps, Stamps()
+    examples, steps, stamps = course.examples, course.steps, Stamps(course.clock)
     batches = [examples.plan.batch(step + 1)[1] for step in range(steps)]
     order = np.concatenate(batches) if strategy == "sequential" else np.arange(len(examples.sources))
     pairs = zip(*examples.take(order.tolist()), strict=True)
@@ -183,7 +191,7 @@ def theirs(model: EncoderDecoderModel, course: Course, strategy: str) -> Stamps:
     return stamps
 
 
-def work(side: str, name: str, steps: int) -> None:
+def work(side: str, name: str, steps: int, clock: str) -> None:
     """Run one side, and print what was measured as JSON."""
     warnings.filterwarnings("ignore")
     workload, precision = WORKLOADS[name], Precision.bf16 if "bf16" in side else Precision.fp32
@@ -191,7 +199,7 @@ def work(side: str, name: str, steps: int) -> None:
     examples, model = Examples(workload, SEED), workload.model()
     source, target = flops_a_token(model)
     with tempfile.TemporaryDirectory() as folder:
-        course = Course(examples, steps, precision, Path(folder))
+        course = Course(examples, steps, precision, Path(folder), clock=clock)
         stamps = ours(model, course) if side.startswith("ours") else theirs(model, course, STRATEGY[side])
     found = stamps.result()
     found["peak_gib"] = (
@@ -204,13 +212,19 @@ def work(side: str, name: str, steps: int) -> None:
     print(json.dumps(found))
 
 
-def measure(name: str, steps: int, repeats: int) -> dict[str, list[dict[str, Any]]]:
+def measure(name: str, steps: int, repeats: int, clock: str) -> dict[str, list[dict[str, Any]]]:
     """Run the sides in turns."""
     found: dict[str, list[dict[str, Any]]] = {side: [] for side in SIDES}
     for repeat in range(repeats):
         for side in SIDES if repeat % 2 == 0 else SIDES[::-1]:
-            command = [sys.executable, "-m", "benchmarks.train_vs_seq2seq_trainer", "--side", side, name, str(steps)]
-            done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, stderr=subprocess.DEVNULL)
+            arguments = ["benchmarks.train_vs_seq2seq_trainer", "--side", side, name, str(steps), clock]
+            done = subprocess.run(
+                [sys.executable, "-m", *arguments],
+                stdout=subprocess.PIPE,
+                text=True,
+                check=True,
+                stderr=subprocess.DEVNULL,
+            )
             found[side].append(json.loads(done.stdout.splitlines()[-1]))
             print(f"{name} {side}: {found[side][-1]['tokens_per_second']:.0f} tokens/s", file=sys.stderr)
     return found
@@ -242,15 +256,15 @@ def table(name: str, found: dict[str, list[dict[str, Any]]]) -> None:
 def main() -> None:
     """Measure what was asked for, and print the tables."""
     if sys.argv[1:2] == ["--side"]:
-        work(sys.argv[2], sys.argv[3], int(sys.argv[4]))
+        work(sys.argv[2], sys.argv[3], int(sys.argv[4]), sys.argv[5])
         return
-    chosen, steps, repeats = [*sys.argv[1:4], *("", "12", "3")[len(sys.argv) - 1 :]]
+    chosen, steps, repeats, clock = [*sys.argv[1:5], *("", "12", "3", "wall")[len(sys.argv) - 1 :]]
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else f"{platform.machine()} CPU"
     libraries = f"torch {torch.__version__}, transformers {version('transformers')}"
     print(f"{device}, {torch.get_num_threads()} threads; {libraries}")
-    print(f"{steps} steps a repeat, the first not timed; {repeats} repeats in turns")
+    print(f"{steps} steps a repeat, the first not timed; {repeats} repeats in turns; {clock} time")
     for name in chosen.split(",") if chosen else WORKLOADS:
-        table(name, measure(name, int(steps), int(repeats)))
+        table(name, measure(name, int(steps), int(repeats), clock))
 
 
 if __name__ == "__main__":
