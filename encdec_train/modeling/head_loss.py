@@ -68,5 +68,5 @@ class _HeadLoss(torch.autograd.Function):
         scaled = (hidden_NH * grad).to(table.dtype)  # on the narrow side: the table is large
         d_x = product(d_logits_NV, table.t()).to(hidden_NH.dtype) * grad if need_x else None
         d_w = product(d_logits_NV.t(), scaled.t()).to(kind_w) if need_w else None
-        d_b = d_logits_NV.sum(0, dtype=kind_b) * grad if need_b else None
+        d_b = d_logits_NV.sum(0).to(kind_b) * grad if need_b else None
         return d_x, d_w, d_b, None, None

