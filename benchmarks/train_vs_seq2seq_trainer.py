@@ -21,14 +21,17 @@ import sys
 import tempfile
 import time
 import warnings
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
 from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from torch.profiler import ProfilerActivity, profile
 from transformers import EncoderDecoderModel, Seq2SeqTrainer, Seq2SeqTrainingArguments, TrainerCallback
 
 from benchmarks.tiny_pair import Setting
@@ -200,16 +203,26 @@ def work(side: str, name: str, steps: int, clock: str) -> None:
     source, target = flops_a_token(model)
     with tempfile.TemporaryDirectory() as folder:
         course = Course(examples, steps, precision, Path(folder), clock=clock)
-        stamps = ours(model, course) if side.startswith("ours") else theirs(model, course, STRATEGY[side])
-    found = stamps.result()
-    found["peak_gib"] = (
-        torch.cuda.max_memory_allocated() / 2**30
-        if torch.cuda.is_available()
-        else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-    )
+        train = partial(ours, model) if side.startswith("ours") else partial(theirs, model, strategy=STRATEGY[side])
+        stamps = train(course)
+        on_gpu, found = torch.cuda.is_available(), stamps.result()
+        resident = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+        found["peak_gib"] = torch.cuda.max_memory_allocated() / 2**30 if on_gpu else resident
+        found["kernels"] = kernels(partial(train, replace(course, steps=2))) if on_gpu else []
     lengths = examples.lengths.sum(axis=0)
     found["utilisation"] = found["tokens_per_second"] * float(lengths @ [source, target]) / lengths.sum() / rate
     print(json.dumps(found))
+
+
+def kernels(train: Callable[[], object]) -> list[str]:
+    """Name what takes the most time on the device, the processor's operators where there is no other."""
+    on_gpu = torch.cuda.is_available()
+    with profile(activities=[ProfilerActivity.CUDA if on_gpu else ProfilerActivity.CPU]) as seen:
+        train()
+    rows = seen.key_averages()
+    times = {row.key[:60]: float(row.self_device_time_total if on_gpu else row.self_cpu_time_total) for row in rows}
+    whole = sum(times.values())
+    return [f"{key} {times[key] / whole:.0%}" for key in sorted(times, key=times.__getitem__, reverse=True)[:6]]
 
 
 def measure(name: str, steps: int, repeats: int, clock: str) -> dict[str, list[dict[str, Any]]]:
@@ -218,13 +231,9 @@ def measure(name: str, steps: int, repeats: int, clock: str) -> dict[str, list[d
     for repeat in range(repeats):
         for side in SIDES if repeat % 2 == 0 else SIDES[::-1]:
             arguments = ["benchmarks.train_vs_seq2seq_trainer", "--side", side, name, str(steps), clock]
-            done = subprocess.run(
-                [sys.executable, "-m", *arguments],
-                stdout=subprocess.PIPE,
-                text=True,
-                check=True,
-                stderr=subprocess.DEVNULL,
-            )
+            done = subprocess.run([sys.executable, "-m", *arguments], capture_output=True, text=True)
+            if done.returncode:
+                raise SystemExit(done.stderr)
             found[side].append(json.loads(done.stdout.splitlines()[-1]))
             print(f"{name} {side}: {found[side][-1]['tokens_per_second']:.0f} tokens/s", file=sys.stderr)
     return found
@@ -245,6 +254,9 @@ def table(name: str, found: dict[str, list[dict[str, Any]]]) -> None:
         cells = [f"{median(rows, 'tokens_per_second'):,.0f}", f"{median(rows, 'padding'):.1%}"]
         cells += [f"{median(rows, 'utilisation'):.0%}", f"{median(rows, 'peak_gib'):.1f}"]
         print(f"| {side} | {' | '.join(cells)} | {statistics.median(last):.3f} |")
+    for side, rows in found.items():
+        if rows[0]["kernels"]:
+            print(f"\n{side}: {', '.join(rows[0]['kernels'])}")
     print("\n| ratio of real tokens/s | median | lowest to highest |")
     print("|---|---|---|")
     for what, (a, b) in PAIRS.items():
@@ -258,6 +270,8 @@ def main() -> None:
     if sys.argv[1:2] == ["--side"]:
         work(sys.argv[2], sys.argv[3], int(sys.argv[4]), sys.argv[5])
         return
+    if find_spec("accelerate") is None:
+        raise SystemExit("Seq2SeqTrainer needs accelerate: pip install accelerate")
     chosen, steps, repeats, clock = [*sys.argv[1:5], *("", "12", "3", "wall")[len(sys.argv) - 1 :]]
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else f"{platform.machine()} CPU"
     libraries = f"torch {torch.__version__}, transformers {version('transformers')}"
