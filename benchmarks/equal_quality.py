@@ -4,8 +4,8 @@
 
 WikiSplit in steps of 8 pairs, a bert2bert of two layers of width 64 a half from the same random weights, 1e-3 held,
 dropout 0.1; the seed decides on order and dropout, and on nothing else. Seq2SeqTrainer runs with accumulation 1 in one
-process. The validation loss is computed in the same way for all: by the library's own forward in float32, over pairs that
-none has trained on.
+process. The validation loss is computed in the same way for all: by the library's own forward in float32, over pairs
+that none has trained on.
 """
 
 import gc
