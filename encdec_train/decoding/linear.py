@@ -38,7 +38,12 @@ class PackedLinears:
     """Packs the linear layers of a module; inside `with packed.used():` they compute with the packed weights."""
 
     def __init__(self, *modules: nn.Module) -> None:
-        layers = {id(m): m for module in modules for m in module.modules() if type(m) in {nn.Linear, TrainedLinear}}
+        layers = {
+            id(m): m
+            for module in modules
+            for m in module.modules()
+            if isinstance(m, nn.Linear) and type(m) in {nn.Linear, TrainedLinear}
+        }
         self._layers = [(layer, packed(layer.weight, layer.bias)) for layer in layers.values()]
 
     @contextmanager
