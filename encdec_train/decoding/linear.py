@@ -13,15 +13,12 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from encdec_train.modeling.linear import Linear as TrainedLinear
+from encdec_train.modeling.linear import compute_type
+
 Linear = Callable[[torch.Tensor], torch.Tensor]
 PACKED_TYPES = {torch.float32, torch.bfloat16}
 _ROWS_HINT = 128  # the number of rows that the order is chosen for; others work too
-
-
-def compute_type(weight: torch.Tensor) -> torch.dtype:
-    """Return what a product with this weight is computed in: autocast's type where it is on."""
-    device = weight.device.type
-    return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else weight.dtype
 
 
 def packed(weight: torch.Tensor, bias: torch.Tensor | None) -> Linear:
@@ -41,7 +38,12 @@ class PackedLinears:
     """Packs the linear layers of a module; inside `with packed.used():` they compute with the packed weights."""
 
     def __init__(self, *modules: nn.Module) -> None:
-        layers = {id(m): m for module in modules for m in module.modules() if type(m) is nn.Linear}
+        layers = {
+            id(m): m
+            for module in modules
+            for m in module.modules()
+            if isinstance(m, nn.Linear) and type(m) in {nn.Linear, TrainedLinear}
+        }
         self._layers = [(layer, packed(layer.weight, layer.bias)) for layer in layers.values()]
 
     @contextmanager

@@ -9,13 +9,13 @@ import torch
 from encdec_train.data.collate import Tokens
 from encdec_train.decoding import library
 from encdec_train.decoding.decoder import Decoder, supported
-from encdec_train.decoding.linear import compute_type
 from encdec_train.decoding.loop import Found, Loop
 from encdec_train.decoding.settings import SearchSettings
 from encdec_train.errors import ConfigError, fault
 from encdec_train.fingerprint import json_sha256
 from encdec_train.modeling.causal import check_room
 from encdec_train.modeling.families import is_causal, max_positions
+from encdec_train.modeling.linear import compute_type
 
 __all__ = ["Engine", "Found", "SearchSettings", "decode"]
 

@@ -5,6 +5,9 @@ which is the wanted one to 8e-6; what is kept is scaled by the rate in use, so t
 Measured: 1.1 ms against 2.3 for 1,100 x 384 elements on one core.
 """
 
+import math
+from collections.abc import Sequence
+
 import torch
 from torch import nn
 
@@ -23,10 +26,17 @@ class Dropout(nn.Dropout):
 
 def drop(values: torch.Tensor, rate: float) -> torch.Tensor:
     """Set a share of the elements to zero, and scale the others by 1 / (1 - share). The generator is torch's own."""
-    dropped = round(rate * _LEVELS)
-    bits = torch.empty(-(-values.numel() // 4), dtype=torch.int64).random_(-(1 << 63), None)
-    keep = bits.view(torch.int16)[: values.numel()].view(values.shape) >= dropped - _LEVELS // 2
-    return torch.where(keep, values * (_LEVELS / (_LEVELS - dropped)), 0)
+    keep, factor = keep_mask(values.shape, rate, values.dtype)
+    return values * keep * factor
+
+
+def keep_mask(shape: Sequence[int], rate: float, dtype: torch.dtype) -> tuple[torch.Tensor, float]:
+    """Draw which elements are kept: 1 or 0, and what they are to be multiplied by."""
+    dropped, count = min(max(round(rate * _LEVELS), 1), _LEVELS - 1), math.prod(shape)
+    bits = torch.empty(-(-count // 4), dtype=torch.int64).random_(-(1 << 63), None)
+    last = dropped - _LEVELS // 2 - 1  # the largest that is dropped; a comparison takes 5 times as long as what follows
+    keep = bits.view(torch.int16)[:count].view(shape).clamp_(last, last + 1).sub_(last)
+    return keep.to(dtype), _LEVELS / (_LEVELS - dropped)
 
 
 def install(model: nn.Module) -> None:

@@ -4,10 +4,11 @@ from typing import cast
 
 import torch
 import torch.nn.functional as F  # noqa: N812 - the field's name for it
+from torch import nn
 from transformers import EncoderDecoderModel, PreTrainedModel
 
 from encdec_train.batch import MicroBatch
-from encdec_train.modeling import causal, packed
+from encdec_train.modeling import causal, head_loss, packed
 from encdec_train.modeling.families import base_model, head, is_causal
 
 
@@ -34,6 +35,14 @@ def loss_sum(
     else:
         states = packed.hidden_states if pack and packed.suits(model, micro) else _padded
         decoder, hidden_NH = model.decoder, states(model, micro)
+    output = decoder.get_output_embeddings()
+    if decoder.config.model_type in packed.TYPES and isinstance(output, nn.Linear):  # it is the last part of the head
+        vars(output)["forward"] = lambda x: x
+        try:
+            hidden_NH = head(decoder, hidden_NH)
+        finally:
+            vars(output).pop("forward")
+        return head_loss.loss_sum(hidden_NH, output, micro.labels_N, label_smoothing)
     logits_NV = head(decoder, hidden_NH)
     logits_NV = logits_NV if logits_NV.dtype == torch.float64 else logits_NV.float()
     return F.cross_entropy(logits_NV, micro.labels_N, reduction="sum", label_smoothing=label_smoothing)

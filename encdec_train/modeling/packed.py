@@ -7,7 +7,6 @@ every mask builder hands on as it is, and attends example by example. Measured o
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from functools import partial
 from typing import Any
 
 import torch
@@ -16,7 +15,7 @@ from torch import nn
 from transformers import AttentionInterface, EncoderDecoderModel
 
 from encdec_train.batch import MicroBatch
-from encdec_train.modeling.dropout import drop
+from encdec_train.modeling import packed_attention
 from encdec_train.modeling.families import COUNTED_FROM_PAD, base_model, is_causal
 
 NAME = "encdec_packed"
@@ -84,21 +83,12 @@ def attend(
     queries, keys, (causal, *_rest) = attention_mask[0, 0].tolist()
     scaling, dropout = options.get("scaling"), float(options.get("dropout") or 0.0)
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
-    one = partial(_with_dropout, rate=dropout) if dropout > 0 else F.scaled_dot_product_attention
+    if dropout > 0:
+        layout = tuple(queries), tuple(keys), bool(causal)
+        return packed_attention.attend((query, key, value), layout, scale, dropout), None
     parts = zip(query.split(queries, 2), key.split(keys, 2), value.split(keys, 2), strict=True)
-    found = [one(q, k, v, is_causal=bool(causal), scale=scale) for q, k, v in parts]
+    found = [F.scaled_dot_product_attention(q, k, v, is_causal=bool(causal), scale=scale) for q, k, v in parts]
     return torch.cat(found, 2).transpose(1, 2), None
-
-
-def _with_dropout(
-    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, *, rate: float, is_causal: bool, scale: float
-) -> torch.Tensor:
-    """Do what the library's kernel does on a CPU with dropout, in fewer passes."""
-    scores_QK = (query * scale) @ key.transpose(-1, -2)
-    if is_causal:
-        later = torch.ones(scores_QK.shape[-2:], dtype=torch.bool).triu(1)
-        scores_QK = scores_QK.masked_fill(later, float("-inf"))
-    return drop(scores_QK.softmax(-1), rate).to(value.dtype) @ value
 
 
 def _layout(queries: Sequence[int], keys: Sequence[int], *, causal: bool = False) -> torch.Tensor:

@@ -172,7 +172,9 @@ def restore_optimizer(model: torch.nn.Module, optimizer: torch.optim.Optimizer, 
     for key, value in checkpoint.optimizer.items():
         state, name = key.split("/", 1)
         p = parameters[name]
-        optimizer.state[p][state] = value.clone() if state == "step" else value.to(p.device, copy=True)
+        optimizer.state[p][state] = value.to(
+            p.device, copy=True
+        )  # the count of steps too: the optimizer is the fused one
 
 
 def prune(root: Path, keep: set[int]) -> None:

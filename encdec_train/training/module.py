@@ -17,7 +17,7 @@ from transformers import EncoderDecoderModel
 from encdec_train import distributed
 from encdec_train.batch import StepBatch
 from encdec_train.config import OptimConfig, Precision
-from encdec_train.modeling import dropout, packed
+from encdec_train.modeling import dropout, linear, packed
 from encdec_train.modeling.loss import loss_sum
 from encdec_train.modeling.precision import autocast
 from encdec_train.training.optim import build_optimizer, learning_rate
@@ -49,6 +49,7 @@ class Seq2SeqModule(pl.LightningModule):
         self.automatic_optimization = False
         self.model = model
         dropout.install(model)
+        linear.install(model)
         self.stop_wish = StopWish()
         self._optim, self._total_steps, self._seed, self._precision = optim, total_steps, seed, precision
         self._fresh = fresh

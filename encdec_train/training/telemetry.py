@@ -12,6 +12,7 @@ from transformers import EncoderDecoderModel
 from encdec_train.batch import StepBatch
 from encdec_train.config import Precision
 from encdec_train.modeling import families, packed
+from encdec_train.modeling.linear import product
 
 WINDOW_STEPS = 100  # percentiles are over so many steps at most
 _MATMUL_SIZE, _MATMUL_TRIES = 1024, 5
@@ -105,6 +106,6 @@ def matmul_rate(device: torch.device, precision: Precision) -> float:
     best = float("inf")
     for _ in range(_MATMUL_TRIES):
         start = time.perf_counter()
-        float((a @ a)[0, 0])  # waits for the device
+        float(product(a, a)[0, 0])  # waits for the device
         best = min(best, time.perf_counter() - start)
     return 2 * _MATMUL_SIZE**3 / best
