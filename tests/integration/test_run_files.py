@@ -297,5 +297,5 @@ def test_every_key_is_read_by_a_run(here: Path, train: Encdec, shared: ModuleTyp
         for section, _, name in [key.rpartition(".")]
         if (sections[section].__name__ if section else "TrainConfig", name) in found
     }
-    of_wandb = {f"tracking.{name}" for name in ("project", "entity", "group", "tags")}
+    of_wandb = {f"tracking.{name}" for name in ("project", "group", "tags")}
     assert set(valid_keys(TrainConfig)) - read_keys - of_wandb == UNREAD
