@@ -28,7 +28,6 @@ class ProfileSteps(pl.Callback):
             activities=activities,
             schedule=torch.profiler.schedule(wait=UNSEEN_STEPS, warmup=WARM_UP_STEPS, active=STEPS, repeat=1),
             on_trace_ready=self._write,
-            record_shapes=True,
         )
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:

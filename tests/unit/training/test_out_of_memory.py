@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from benchmarks.two_ranks import on_two_ranks
 from encdec_train import distributed
@@ -199,7 +200,7 @@ def test_every_lever_at_once_gives_the_gradient_of_plain_torch(
         found.append({id(p): p.grad.clone() for p in parameters})
 
     model = levered(new_model(dropout=0.0).double())
-    with small_memory(40, backward=True), torch.optim.optimizer.register_optimizer_step_pre_hook(keep):
+    with small_memory(40, backward=True), register_optimizer_step_pre_hook(keep):
         made = make_run(model, 2, watch=by_hand, optim=replace(optim, max_grad_norm=None))
     assert list(read_rows(made.root / "memory" / "rank0.jsonl"))
     for p, gradient in zip(model.parameters(), expected, strict=True):
