@@ -56,6 +56,9 @@ def fit(module: Seq2SeqModule, data: Seq2SeqDataModule, every_step: EveryStep, t
         # One item is a whole step and workers are the user's choice, so Lightning's advice on both is noise here.
         warnings.filterwarnings("ignore", message=".*does not have many workers.*")
         warnings.filterwarnings("ignore", message=".*isinstance.treespec, LeafSpec.*")
+        warnings.filterwarnings(
+            "ignore", message=".*broadcast_buffers. is deprecated"
+        )  # torch 2.10 knows no other name
         warnings.filterwarnings("ignore", message=".*srun. command is available.*")  # `cluster.launch` knows better
         try:
             with module.stop_wish.patiently() as wish:

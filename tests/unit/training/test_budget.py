@@ -45,3 +45,30 @@ def test_ranks_agree_on_the_least_and_rank_0_remembers(tmp_path: Path, monkeypat
 
     assert on_two_ranks(run) == [[200, 200]] * 2
     assert folder.manifest() == {"identity": 1, "max_micro_tokens": {"cpu": 200}}
+
+
+@pytest.mark.parametrize(
+    ("free", "low", "high"),
+    [(100_000_000, 5333, 6000), (4_000_000, 3022, 3400), (100_000, 1, 1)],  # memory runs out; 85% of it; nothing fits
+)
+def test_a_gpu_is_tried_until_memory_runs_out_or_most_of_it_is_used(
+    free: int, low: int, high: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    peak, tried = [0], set()
+
+    def run(_: Any, lengths: tuple[int, int], tokens: int) -> int:
+        tried.add(lengths)
+        if tokens > 6000:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        peak[0] = 1000 * tokens
+        return tokens
+
+    answers = {"memory_allocated": 0, "memory_reserved": 0, "mem_get_info": (free, 2 * free)}
+    for name, answer in answers.items():
+        monkeypatch.setattr(torch.cuda, name, lambda _, answer=answer: answer)
+    monkeypatch.setattr(torch.cuda, "reset_peak_memory_stats", lambda _: peak.__setitem__(0, 0))
+    monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda _: peak[0])
+    monkeypatch.setattr(budget, "_try", run)
+    module: Any = SimpleNamespace(device=torch.device("cpu"), model=torch.nn.Linear(2, 2))
+    assert low <= budget._largest_that_fits(module, (60, 20)) <= high
+    assert tried == {(60, 20), (20, 20)}
