@@ -23,10 +23,12 @@ from encdec_train.jsonl import parse_object
 from encdec_train.training import memory
 from encdec_train.training.module import Seq2SeqModule
 
-MOST_TOKENS = {"cpu": 4096, "cuda": 32768}  # CPU: docs/scaling.md has the measurement; GPU: not studied
+MOST_TOKENS = {"cpu": 4096, "cuda": 32768}  # not studied; docs/scaling.md has what was seen on a CPU
 FIRST_TOKENS = 512  # of the smallest pass
 SHARE = {"cpu": 0.5, "cuda": 0.85}  # of the free memory that passes may take; what is left is for what was not tried
-STATES = 3  # copies of the weights, in float32, that an optimizer may hold during its step
+# Of the weights, in float32, besides what tokens need: what an optimizer holds; on a CPU also what a pass was seen to need
+# whatever its size (docs/scaling.md: 9 copies; half of the memory is left for that too).
+COPIES = {"cpu": 6, "cuda": 3}
 ID = 5  # a token: any id that no vocabulary pads with
 
 
@@ -80,7 +82,7 @@ def _measured(module: Seq2SeqModule, trainer: TrainerConfig, longest: tuple[int,
     free = memory.available_bytes()
     if not found or free is None:
         return MOST_TOKENS["cpu"]
-    room = free * SHARE["cpu"] / trainer.devices - STATES * _bytes(module)
+    room = free * SHARE["cpu"] / trainer.devices - COPIES["cpu"] * _bytes(module)
     return int(min(max(room // found, 1), MOST_TOKENS["cpu"]))
 
 
@@ -135,7 +137,7 @@ def _largest_that_fits(module: Seq2SeqModule, longest: tuple[int, int]) -> int:
 
     def fits(tokens: int) -> bool:
         try:
-            states = torch.empty(STATES * _bytes(module), dtype=torch.uint8, device=device)
+            states = torch.empty(COPIES["cuda"] * _bytes(module), dtype=torch.uint8, device=device)
             torch.cuda.reset_peak_memory_stats(device)
             for lengths in {longest, (min(longest), longest[1])}:  # logits weigh more where T is large
                 _try(module, lengths, tokens)

@@ -85,5 +85,10 @@ def _strategy(trainer: TrainerConfig) -> Strategy | str:
         return "auto"
     backend = "gloo" if trainer.accelerator is Accelerator.cpu else None
     patience = timedelta(seconds=1800 if trainer.stall_seconds is None else trainer.stall_seconds + 60)
-    settings = {"gradient_as_bucket_view": True, "broadcast_buffers": False, "find_unused_parameters": False}
-    return DDPStrategy(process_group_backend=backend, timeout=patience, **settings)
+    return DDPStrategy(
+        process_group_backend=backend,
+        timeout=patience,
+        gradient_as_bucket_view=True,
+        broadcast_buffers=False,
+        find_unused_parameters=False,
+    )

@@ -28,7 +28,7 @@ def test_a_run_keeps_its_budget(
 
     with monkeypatch.context() as patched:
         weights = load("out/plenty/manifest.json")["parameters"]["distinct"] * 4
-        patched.setattr(memory, "available_bytes", lambda: 2 * (3 * weights + 100 * found["found"]))
+        patched.setattr(memory, "available_bytes", lambda: 2 * (6 * weights + 100 * found["found"]))
         patched.setattr(budget, "_bytes_a_token", None)  # not measured again
         end = EveryStep.on_train_batch_end
 
