@@ -26,8 +26,8 @@ from encdec_train.training.module import Seq2SeqModule
 MOST_TOKENS = {"cpu": 4096, "cuda": 32768}  # not studied; docs/scaling.md has what was seen on a CPU
 FIRST_TOKENS = 512  # of the smallest pass
 SHARE = {"cpu": 0.5, "cuda": 0.85}  # of the free memory that passes may take; what is left is for what was not tried
-# Of the weights, in float32, besides what tokens need: what an optimizer holds; on a CPU also what a pass was seen to need
-# whatever its size (docs/scaling.md: 9 copies; half of the memory is left for that too).
+# Of the weights, in float32, besides what tokens need: what an optimizer holds; on a CPU also what a pass was seen to
+# need whatever its size (docs/scaling.md: 9 copies; half of the memory is left for that too).
 COPIES = {"cpu": 6, "cuda": 3}
 ID = 5  # a token: any id that no vocabulary pads with
 
