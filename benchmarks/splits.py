@@ -125,7 +125,7 @@ TRAINER = TrainerConfig(
     max_steps=None, max_epochs=None, devices=1, num_nodes=1, accelerator=Accelerator.cpu, precision=Precision.fp32,
     gradient_checkpointing=False,
     validate_every_steps=None, checkpoint_every_steps=None, log_every_steps=1, keep_last=1, best_metric="loss",
-    patience_validations=None, decoded_examples=0, stall_seconds=None,
+    patience_validations=None, decoded_examples=0, profile=False, stall_seconds=None,
 )  # fmt: skip
 
 

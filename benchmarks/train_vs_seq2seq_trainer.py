@@ -130,7 +130,8 @@ def ours(model: EncoderDecoderModel, course: Course) -> Stamps:
         max_steps=steps, max_epochs=None, devices=1, num_nodes=1, accelerator=Accelerator.auto,
         precision=course.precision,
         gradient_checkpointing=False, validate_every_steps=None, checkpoint_every_steps=None, log_every_steps=1,
-        keep_last=1, best_metric="loss", patience_validations=None, decoded_examples=0, stall_seconds=None,
+        keep_last=1, best_metric="loss", patience_validations=None, decoded_examples=0,
+        profile=False, stall_seconds=None,
     )  # fmt: skip
     data = Seq2SeqDataModule(examples, CODEC, examples.plan, micro_tokens("auto", device), (0, steps), 0)  # type: ignore[arg-type]
     log = MetricsLog(course.folder / "metrics.jsonl", None, 0)

@@ -39,6 +39,30 @@ class MicroBatch:
         tensors = {name: value.to(device, non_blocking=True) for name, value in vars(self).items()}
         return MicroBatch(**tensors)
 
+    @property
+    def num_tokens(self) -> int:
+        """Count source and target tokens with padding."""
+        return self.source_ids_BS.numel() + self.decoder_ids_BT.numel()
+
+    def halves(self) -> "tuple[MicroBatch, MicroBatch]":
+        """Split two or more examples in two, each half padded to its own longest."""
+        middle = len(self.source_ids_BS) // 2
+        return self._rows(0, middle), self._rows(middle, len(self.source_ids_BS))
+
+    def weightless(self) -> "MicroBatch":
+        """Return one token of an example without a label: its loss and its gradients are zero."""
+        one = self._rows(0, 1)
+        source, mask, decoder = one.source_ids_BS[:, :1], one.source_mask_BS[:, :1], one.decoder_ids_BT[:, :1]
+        return MicroBatch(source, mask, decoder, one.target_mask_BT[:, :1] & False, one.labels_N[:0])
+
+    def _rows(self, start: int, stop: int) -> "MicroBatch":
+        sources, targets = self.source_mask_BS[start:stop], self.target_mask_BT[start:stop]
+        S, T = (max(int(mask.sum(1).max()), 1) for mask in (sources, targets))
+        before = int(self.target_mask_BT[:start].sum())
+        labels_N = self.labels_N[before : before + int(targets.sum())]
+        ids = self.source_ids_BS[start:stop, :S], self.decoder_ids_BT[start:stop, :T]
+        return MicroBatch(ids[0], sources[:, :S], ids[1], targets[:, :T], labels_N)
+
 
 @dataclass(frozen=True)
 class StepBatch:

@@ -184,6 +184,7 @@ class TrainerConfig:
     best_metric: str  # `loss` or a metric of the task
     patience_validations: int | None = within(1)  # validations without a better best_metric before the run stops
     decoded_examples: int = within(0)  # of the validation split, at each validation; 0: its loss only
+    profile: bool  # trace a few steps, into the run's folder
     stall_seconds: int | None = within(5)  # so long no rank gets on before the run is ended; null: it is never
 
 
@@ -193,7 +194,6 @@ class TrackingConfig:
 
     kind: TrackerName
     project: str
-    entity: str | None
     group: str | None
     tags: list[str]
 

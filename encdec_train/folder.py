@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, cast
 
+from encdec_train.atomic import write_json
 from encdec_train.config import TrainConfig, to_dict
 from encdec_train.errors import ConfigError, fault
 from encdec_train.fingerprint import json_sha256
@@ -63,6 +64,11 @@ class RunFolder:
             remedy = "Move the folder away, or choose another run.name"
             raise ConfigError(fault(str(file), "what an earlier start wrote", None, str(error), remedy)) from error
         return values if isinstance(values, dict) else {}
+
+    def note(self, **values: object) -> None:
+        """Add to `manifest.json`, where there is one."""
+        if manifest := self.manifest():
+            write_json(self.path / "manifest.json", {**manifest, **values})
 
     def is_finished(self) -> bool:
         """Tell whether the run has nothing left to do."""

@@ -6,11 +6,12 @@ import sys
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from textwrap import shorten
 from typing import TYPE_CHECKING, Any
 
-from encdec_train import console, distributed
+from encdec_train import console, distributed, startup
 from encdec_train.atomic import write_json
 from encdec_train.cluster import launch, requeue
 from encdec_train.config import Baseline, Init, Schedule, TrackerName, TrainConfig, to_dict, to_yaml
@@ -81,8 +82,10 @@ def train(config: TrainConfig, preflight: Preflight | None = None) -> Path:
 
 def make_once(config: TrainConfig, wish: StopWish, preflight: Preflight | None = None) -> Path:
     """Make the run, where it is not made yet; one process, or the ranks of one run, can at a time."""
+    startup.begin()
     folder, sources = find_folder(config)
     folder.check_identity()
+    startup.mark("command")
     if folder.is_finished():
         console.say(folder.finished_message(config))
         return folder.path
@@ -124,13 +127,18 @@ def make(
     from encdec_train.tracking import start as start_tracker
 
     device_type(config.trainer.accelerator)
+    startup.mark("torch")
     rows = {name: source.load() for name, source in sources.items()}
     config = replace(config, model=local_model(config))
+    startup.mark("rows")
     session = open_session(config, rows, sources)
+    startup.mark("tokens")
     plan = planned(config, session)  # what cannot be planned is said before anything is written
     started = warm_start(config, session, config.model.init)
+    startup.mark("model")
     if preflight and not folder.manifest():  # ranks need not agree: the first writes that file only where all is well
         preflight(config, session, started.model)
+    startup.mark("checks")
     main = distributed.rank() == 0
     if main:
         describe_start(config, folder, session, started, sources)
@@ -138,6 +146,7 @@ def make(
     kind = config.tracking.kind if main else TrackerName.none
     with wish.patiently():  # or a signal would leave the tracker's service behind
         tracker = start_tracker(kind, config.tracking, folder.path, folder.run_id, to_dict(config))
+    startup.mark("files and tracker")
     run, scores, outcome = Run(config, folder, session, plan, tracker, wish), Scores(), Outcome.failed
     try:
         wish.obey()
@@ -227,7 +236,9 @@ def fit(run: Run, started: "WarmStart", root: Path, *, quiet: bool = False) -> i
     from encdec_train.data.datamodule import Seq2SeqDataModule
     from encdec_train.modeling.families import sides
     from encdec_train.training import checkpoint
+    from encdec_train.training.budget import auto_budget
     from encdec_train.training.callbacks import EveryStep, final_weights
+    from encdec_train.training.memory import MemoryLimits
     from encdec_train.training.metrics_log import MetricsLog
     from encdec_train.training.module import Seq2SeqModule
     from encdec_train.training.optim import averaged_steps, fresh_names
@@ -255,8 +266,12 @@ def fit(run: Run, started: "WarmStart", root: Path, *, quiet: bool = False) -> i
         fresh = fresh_names(started)
         module = Seq2SeqModule(started.model, config.optim, total, config.seed, trainer.precision, fresh)
         module.stop_wish = run.wish
-        budget = micro_tokens(data.max_micro_tokens, device_type(trainer.accelerator))
-        loader = Seq2SeqDataModule(split, session.codec, plan, budget, (done, done + todo), data.num_workers)
+        made_for = [data.max_micro_tokens, trainer.devices, trainer.num_nodes, device_type(trainer.accelerator)]
+        module.limits = MemoryLimits(root / "memory" / f"rank{distributed.rank()}.jsonl", made_for)
+        budget = partial(auto_budget, module, trainer, plan.lengths, run.folder, Path(config.run.cache_dir))
+        tokens = data.max_micro_tokens if isinstance(data.max_micro_tokens, int) else budget
+        loader = Seq2SeqDataModule(split, session.codec, plan, tokens, (done, done + todo), data.num_workers)
+        startup.mark("checkpoint and libraries")
         fit_lightning(module, loader, every_step, trainer)
     return final_weights(started.model, checkpoints, every_step.progress, averaged) or every_step.step
 
@@ -309,11 +324,15 @@ def finish(run: Run, scores: Scores, baselines: Mapping[str, Scores]) -> None:
     """Write scores and report, mark the run as finished, and tell what came out."""
     from encdec_train.report.html import write_report
     from encdec_train.report.manifest import write_manifest
+    from encdec_train.training.memory import peak_gib
 
     folder = run.folder
     write_json(folder.metrics, {**scores, **({"baselines": baselines} if baselines else {})})
     write_report(folder.path)
-    write_manifest(folder.path, {**folder.manifest(), "finished": True})
+    peak = round(peak_gib(device_type(run.config.trainer.accelerator)), 2)
+    measured = {"startup_seconds": startup.seconds(), "peak_memory_gib": peak}
+    write_manifest(folder.path, {**folder.manifest(), **measured, "finished": True})
+    console.say(f"peak memory of rank 0: {peak} GiB")
     shutil.rmtree(folder.path / "baseline_random" / "checkpoints", ignore_errors=True)  # last: they save the next start
     announce(run, scores, baselines)
 

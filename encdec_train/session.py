@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from encdec_train.modeling.warm_start import WarmStart
 
 DEMO = "demo"  # as model.encoder or model.decoder: the checkpoint that the demo pretrains
-AUTO_MICRO_TOKENS = {"cpu": 4096, "cuda": 32768}  # data.max_micro_tokens=auto; not studied
+AUTO_MICRO_TOKENS = {"cpu": 4096, "cuda": 32768}  # of what keeps no gradients; `training.budget` chooses for the rest
 DECODING_FACTOR = 4  # decoding keeps no gradients: its batches hold so many times a micro-batch's tokens; not studied
 
 
@@ -216,7 +216,7 @@ def device_type(accelerator: Accelerator) -> str:
 
 
 def micro_tokens(max_micro_tokens: int | str, device: str) -> int:
-    """Resolve `data.max_micro_tokens` for a device."""
+    """Resolve `data.max_micro_tokens` for a device where no gradients are kept: validation and decoding."""
     return max_micro_tokens if isinstance(max_micro_tokens, int) else AUTO_MICRO_TOKENS[device]
 
 

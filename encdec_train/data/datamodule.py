@@ -2,7 +2,7 @@
 
 import shutil
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -89,7 +89,7 @@ class Seq2SeqDataModule(pl.LightningDataModule):
         split: The tokenised training split.
         codec: Start and pad ids.
         plan: The global batches.
-        max_micro_tokens: The token budget of a micro-batch.
+        max_micro_tokens: The token budget of a micro-batch; what chooses it is asked when the model is on its device.
         steps: Steps already done, and steps in all.
         num_workers: Processes that collate.
 
@@ -102,7 +102,7 @@ class Seq2SeqDataModule(pl.LightningDataModule):
         split: EncodedSplit,
         codec: TextCodec,
         plan: Plan,
-        max_micro_tokens: int,
+        max_micro_tokens: int | Callable[[], int],
         steps: tuple[int, int],
         num_workers: int,
     ) -> None:
@@ -123,7 +123,8 @@ class Seq2SeqDataModule(pl.LightningDataModule):
         """Return this rank's loader; an item is a whole step, so there is nothing left to batch or to shuffle."""
         trainer = self.trainer
         ranks = (trainer.global_rank, trainer.world_size) if trainer is not None else (0, 1)
-        dataset = StepDataset(self._split, self._codec, self._plan, self._max_micro_tokens, ranks)
+        budget = self._max_micro_tokens if isinstance(self._max_micro_tokens, int) else self._max_micro_tokens()
+        dataset = StepDataset(self._split, self._codec, self._plan, budget, ranks)
         return DataLoader(
             dataset,
             batch_size=None,

@@ -31,7 +31,7 @@ def start(
 
     Args:
         kind: `auto` is wandb when a key, a mode or a settings file says that it is wanted here, else none.
-        settings: Project, entity, group and tags.
+        settings: Project, group and tags.
         folder: The run folder; everything a tracker writes lies below it.
         run_id: The run's name, the same at each start: a tracker continues the run that it knows by it.
         config: The resolved config; secrets in it are hidden before a tracker sees it.

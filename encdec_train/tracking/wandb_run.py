@@ -202,7 +202,6 @@ def _init(mode: Mode, settings: TrackingConfig, folder: Path, run_id: str, confi
         raise wandb.Error("wandb finds no key")
     return wandb.init(
         project=settings.project,
-        entity=settings.entity,
         group=settings.group,
         tags=settings.tags,
         id=run_id,

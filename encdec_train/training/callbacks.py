@@ -9,7 +9,7 @@ from typing import Any, cast
 import pytorch_lightning as pl
 import torch
 
-from encdec_train import console, distributed
+from encdec_train import console, distributed, startup
 from encdec_train.batch import StepBatch
 from encdec_train.config import TrainerConfig
 from encdec_train.data.datamodule import Seq2SeqDataModule
@@ -18,6 +18,7 @@ from encdec_train.folder import difference
 from encdec_train.metrics import LOWER_IS_BETTER
 from encdec_train.training import checkpoint as checkpoints
 from encdec_train.training.checkpoint import Checkpoint
+from encdec_train.training.memory import peak_gib
 from encdec_train.training.metrics_log import MetricsLog
 from encdec_train.training.module import Seq2SeqModule
 from encdec_train.training.telemetry import Telemetry
@@ -76,6 +77,7 @@ class EveryStep(pl.Callback):
         resumed: Checkpoint | None,
     ) -> None:
         self._config, self._folder, self._log, self._validator = trainer, folder, log, validator
+        self.root = folder.parent
         self._total_steps, self._averaged = steps[0], set(steps[1])
         self._resumed = resumed
         self.identity: Mapping[str, Any] = {}  # what the run is; the same on all ranks
@@ -99,6 +101,7 @@ class EveryStep(pl.Callback):
                 self._save(trainer, module)
                 trainer.should_stop = self.is_over
         self._telemetry.restart()
+        startup.mark("trainer")
 
     def on_train_batch_start(
         self,
@@ -121,6 +124,8 @@ class EveryStep(pl.Callback):
         """Run what is due after this step."""
         step = self.step = batch.step
         self._telemetry.step_ended(batch)
+        if startup.mark("first step"):
+            console.say(startup.line())
         last, asked = step == self._total_steps, outputs["stop"] is not None
         logged = last or self._is_due(self._config.log_every_steps)
         due = last or self._is_due(self._config.validate_every_steps)
@@ -176,7 +181,7 @@ class EveryStep(pl.Callback):
 
     def _log_step(self, outputs: Mapping[str, Any], batch: StepBatch) -> None:
         loss = float(outputs["loss"])
-        times = self._telemetry.columns()
+        times = self._telemetry.columns() | {"time/peak_memory_gib": peak_gib(outputs["loss"].device.type)}
         skipped = {"train/skipped_steps": self.progress.skipped_steps} if outputs["skipped"] else {}
         self._log.log(
             batch.step,

@@ -15,11 +15,13 @@ from torch.nn.parallel import DistributedDataParallel
 from transformers import EncoderDecoderModel
 
 from encdec_train import distributed
-from encdec_train.batch import StepBatch
+from encdec_train.batch import MicroBatch, StepBatch
 from encdec_train.config import OptimConfig, Precision
+from encdec_train.errors import EncDecError, fault
 from encdec_train.modeling import dropout, linear, packed
 from encdec_train.modeling.loss import loss_sum
 from encdec_train.modeling.precision import autocast
+from encdec_train.training import memory
 from encdec_train.training.optim import build_optimizer, learning_rate
 from encdec_train.training.stop import SIGNALS, StopWish, agreed
 
@@ -31,7 +33,7 @@ class Seq2SeqModule(pl.LightningModule):
         model: The pair.
         optim: The section of the config.
         total_steps: Steps of the whole run.
-        seed: Of the run; dropout masks are a function of it, the step, the rank and the micro-batch.
+        seed: Of the run; dropout masks are a function of it, the step, the rank and the micro-batch or its piece.
         precision: What is computed in; weights stay float32.
         fresh: Names of the parameters that the checkpoints lack.
     """
@@ -51,6 +53,8 @@ class Seq2SeqModule(pl.LightningModule):
         dropout.install(model)
         linear.install(model)
         self.stop_wish = StopWish()
+        self.limits = memory.MemoryLimits()
+        self._most_tokens = 0  # of a micro-batch that has fitted since this process started
         self._optim, self._total_steps, self._seed, self._precision = optim, total_steps, seed, precision
         self._fresh = fresh
 
@@ -68,20 +72,12 @@ class Seq2SeqModule(pl.LightningModule):
         """
         optimizer: Any = self.optimizers()
         optimizer.zero_grad()
-        scale = distributed.world_size() / batch.num_target_tokens  # DDP averages over ranks; this undoes it
         shared = torch.zeros(1 + len(SIGNALS), dtype=torch.float64, device=self.device)
-        last = len(batch.micro_batches) - 1
         distributed.moved(f"step {batch.step}")
-        for index, micro in enumerate(batch.micro_batches):
-            self._seed_dropout(batch.step, index)
-            with contextlib.nullcontext() if index == last else self._without_sync():
-                pack = packed.suits(self.model, micro)
-                with packed.attention(self.model) if pack else contextlib.nullcontext():
-                    with self.autocast():
-                        summed = loss_sum(self.model, micro, self._optim.label_smoothing, pack=pack)
-                    distributed.moved(f"the backward pass of step {batch.step}", waits=index == last)
-                    self.manual_backward(summed * scale)
-            shared[0] += summed.detach()
+        while (summed := self._add_gradients(batch)) is None:
+            optimizer.zero_grad()
+            memory.release()
+        shared[0] = summed
         if distributed.world_size() > 1:
             shared[1:] = torch.tensor(self.stop_wish.counts())
         wait = distributed.start_sum(shared)  # while the weights are updated
@@ -105,6 +101,66 @@ class Seq2SeqModule(pl.LightningModule):
             "stop": stop,
         }
 
+    def _add_gradients(self, batch: StepBatch) -> torch.Tensor | None:
+        """Add the loss and the gradients of this rank's micro-batches; None where memory ran out, with a lower limit.
+
+        Ranks meet once, in the last backward pass. There none may fail, so a micro-batch larger than all that have
+        fitted comes before it, and one of zero weight is the last.
+        """
+        pieces = self.limits.pieces(batch.step, batch.micro_batches)
+        fitted = max([self._most_tokens, *(micro.num_tokens for _, micro in pieces[:-1])])
+        if distributed.world_size() > 1 and pieces[-1][1].num_tokens > fitted:
+            pieces.append(((len(batch.micro_batches),), pieces[-1][1].weightless()))
+        scale = distributed.world_size() / batch.num_target_tokens  # DDP averages over ranks; this undoes it
+        total = torch.zeros((), dtype=torch.float64, device=self.device)
+        for number, (place, micro) in enumerate(pieces, start=1):
+            torch.manual_seed(mix(self._seed, batch.step, distributed.rank(), *place))
+            try:
+                total += self.add_gradient(micro, scale, batch.step, last=number == len(pieces))
+            except (RuntimeError, MemoryError) as error:
+                if not memory.ran_out(error):
+                    raise
+                self._lower(batch.step, micro, together=number == len(pieces) and distributed.world_size() > 1)
+                return None
+            self._most_tokens = max(self._most_tokens, micro.num_tokens)
+        return total
+
+    def add_gradient(self, micro: MicroBatch, scale: float, step: int, *, last: bool) -> torch.Tensor:
+        """Run one micro-batch forward and backward.
+
+        Args:
+            micro: The micro-batch.
+            scale: What its summed loss is multiplied by.
+            step: Whose it is, for the watchdog.
+            last: Whether ranks add their gradients in this backward pass; else each keeps its own.
+
+        Returns:
+            Its summed cross-entropy in nats.
+        """
+        with contextlib.nullcontext() if last else self._without_sync():
+            pack = packed.suits(self.model, micro)
+            with packed.attention(self.model) if pack else contextlib.nullcontext():
+                with self.autocast():
+                    summed = loss_sum(self.model, micro, self._optim.label_smoothing, pack=pack)
+                distributed.moved(f"the backward pass of step {step}", waits=last)
+                self.manual_backward(summed * scale)
+        return summed.detach()
+
+    def _lower(self, step: int, micro: MicroBatch, *, together: bool) -> None:
+        """Take note that a micro-batch did not fit."""
+        if len(micro.source_ids_BS) > 1:
+            self.limits.lower(step, micro.num_tokens)
+        if together:
+            reason = f"step {step}: memory ran out while the ranks added their gradients"
+            remedy = "The same command goes on, in smaller pieces; a lower data.max_micro_tokens avoids it"
+            raise EncDecError(fault("data.max_micro_tokens", "micro-batches that fit", None, reason, remedy))
+        if len(micro.source_ids_BS) == 1:
+            reason = f"step {step}: one example of so many tokens, padding included, does not fit into memory"
+            layers = any(getattr(layer, "gradient_checkpointing", False) for layer in self.model.modules())
+            first = "" if layers else "Set trainer.gradient_checkpointing=true, or lower"
+            remedy = f"{first or 'Lower'} task.max_source_tokens and task.max_target_tokens"
+            raise EncDecError(fault("memory", "room for one example", micro.num_tokens, reason, remedy))
+
     def anyone_asked_to_stop(self) -> bool:
         """Ask all ranks, between steps; every rank must call it."""
         counts = torch.tensor(self.stop_wish.counts(), device=self.device)
@@ -127,10 +183,6 @@ class Seq2SeqModule(pl.LightningModule):
     def _without_sync(self) -> AbstractContextManager[object]:
         wrapped = self.trainer.strategy.model
         return wrapped.no_sync() if isinstance(wrapped, DistributedDataParallel) else contextlib.nullcontext()
-
-    def _seed_dropout(self, step: int, micro_batch: int) -> None:
-        """Make dropout a function of (seed, step, rank, micro-batch): nothing of it has to be saved to resume."""
-        torch.manual_seed(mix(self._seed, step, distributed.rank(), micro_batch))
 
 
 def mix(*numbers: int) -> int:

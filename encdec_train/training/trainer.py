@@ -13,10 +13,11 @@ from pytorch_lightning.strategies import DDPStrategy, Strategy
 from encdec_train import distributed
 from encdec_train.config import Accelerator, TrainerConfig
 from encdec_train.data.datamodule import Seq2SeqDataModule
-from encdec_train.errors import StoppedError
+from encdec_train.errors import EncDecError, StoppedError, fault
 from encdec_train.training.callbacks import EveryStep
-from encdec_train.training.memory import keep_freed_memory
+from encdec_train.training.memory import keep_freed_memory, ran_out
 from encdec_train.training.module import Seq2SeqModule
+from encdec_train.training.profile import ProfileSteps
 from encdec_train.training.stop import agreed, shield_workers
 
 
@@ -38,7 +39,7 @@ def fit(module: Seq2SeqModule, data: Seq2SeqDataModule, every_step: EveryStep, t
         num_nodes=trainer.num_nodes,
         strategy=_strategy(trainer),
         max_epochs=1,
-        callbacks=[every_step],
+        callbacks=[every_step, ProfileSteps(every_step.root)] if trainer.profile else [every_step],
         logger=False,
         enable_checkpointing=False,
         enable_progress_bar=False,
@@ -55,6 +56,9 @@ def fit(module: Seq2SeqModule, data: Seq2SeqDataModule, every_step: EveryStep, t
         # One item is a whole step and workers are the user's choice, so Lightning's advice on both is noise here.
         warnings.filterwarnings("ignore", message=".*does not have many workers.*")
         warnings.filterwarnings("ignore", message=".*isinstance.treespec, LeafSpec.*")
+        warnings.filterwarnings(
+            "ignore", message=".*broadcast_buffers. is deprecated"
+        )  # torch 2.10 knows no other name
         warnings.filterwarnings("ignore", message=".*srun. command is available.*")  # `cluster.launch` knows better
         try:
             with module.stop_wish.patiently() as wish:
@@ -66,6 +70,12 @@ def fit(module: Seq2SeqModule, data: Seq2SeqDataModule, every_step: EveryStep, t
             if isinstance(stop.__context__, KeyboardInterrupt):
                 raise KeyboardInterrupt from None
             raise
+        except (RuntimeError, MemoryError) as error:
+            if not ran_out(error):
+                raise
+            reason = f"after step {every_step.step}, outside a micro-batch: {str(error).splitlines()[0]}"
+            remedy = "Free memory of the device, or take a larger one; the same command goes on"
+            raise EncDecError(fault("memory", "room for what a run holds besides", None, reason, remedy)) from error
     if (why := agreed(counts.tolist())) is not None:
         raise StoppedError(why, every_step.step)
 
@@ -75,4 +85,10 @@ def _strategy(trainer: TrainerConfig) -> Strategy | str:
         return "auto"
     backend = "gloo" if trainer.accelerator is Accelerator.cpu else None
     patience = timedelta(seconds=1800 if trainer.stall_seconds is None else trainer.stall_seconds + 60)
-    return DDPStrategy(process_group_backend=backend, gradient_as_bucket_view=True, timeout=patience)
+    return DDPStrategy(
+        process_group_backend=backend,
+        timeout=patience,
+        gradient_as_bucket_view=True,
+        broadcast_buffers=False,
+        find_unused_parameters=False,
+    )

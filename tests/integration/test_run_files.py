@@ -56,6 +56,11 @@ def test_the_manifest_says_what_the_run_was(finished_folder: Path) -> None:
     assert manifest["checkpoints"] == {half: {"name": "bert", "revision": None} for half in ("encoder", "decoder")}
     assert set(manifest["identity"]) == {"task", "data", "model", "batch", "optim", "steps", "seed"}
     assert {"git", "versions", "hardware", "command_line", "parameters"} <= set(manifest)
+    assert list(manifest["startup_seconds"]) == [
+        "command", "torch", "rows", "tokens", "model", "checks", "files and tracker", "checkpoint and libraries",
+        "trainer", "first step",
+    ]  # fmt: skip
+    assert manifest["peak_memory_gib"] > 0.1
 
 
 def test_predictions_are_in_data_order(finished_folder: Path, shared: ModuleType) -> None:
@@ -85,7 +90,7 @@ def test_scores_are_those_of_the_prediction_file(finished_folder: Path) -> None:
 
 
 TIMES = ("time/tokens_per_second", "time/data_wait", "time/padding", "time/utilisation", "time/step_seconds_p50",
-         "time/step_seconds_p95")  # fmt: skip
+         "time/step_seconds_p95", "time/peak_memory_gib")  # fmt: skip
 
 
 def test_the_curves_have_a_row_a_step(finished_folder: Path) -> None:
@@ -297,5 +302,5 @@ def test_every_key_is_read_by_a_run(here: Path, train: Encdec, shared: ModuleTyp
         for section, _, name in [key.rpartition(".")]
         if (sections[section].__name__ if section else "TrainConfig", name) in found
     }
-    of_wandb = {f"tracking.{name}" for name in ("project", "entity", "group", "tags")}
+    of_wandb = {f"tracking.{name}" for name in ("project", "group", "tags")}
     assert set(valid_keys(TrainConfig)) - read_keys - of_wandb == UNREAD

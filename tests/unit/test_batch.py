@@ -27,3 +27,18 @@ def test_values_are_kept_and_the_batch_cannot_be_changed() -> None:
     assert all(torch.equal(value, vars(micro)[name]) for name, value in vars(same).items())
     with pytest.raises(dataclasses.FrozenInstanceError):
         micro.labels_N = torch.zeros(1)
+
+
+def test_halves_hold_the_same_examples_each_padded_to_its_own_longest() -> None:
+    sources, targets = [[2, 5, 6, 3], [2, 7, 3], [2, 3]], [[5, 3], [6, 7, 3], [3]]
+    first, second = collate(sources, targets, 2, (0, 0)).halves()
+    for found, rows in ((first, slice(0, 1)), (second, slice(1, 3))):
+        expected = collate(sources[rows], targets[rows], 2, (0, 0))
+        assert all(torch.equal(value, vars(found)[name]) for name, value in vars(expected).items())
+    assert (first.num_tokens, second.num_tokens) == (6, 12)
+
+
+def test_the_weightless_batch_is_one_token_a_side_without_a_label() -> None:
+    found = collate([[2, 5, 3], [2, 3]], [[5, 3], [3]], 2, (0, 0)).weightless()
+    expected = collate([[2]], [[]], 2, (0, 0))
+    assert all(torch.equal(value, vars(found)[name]) for name, value in vars(expected).items())

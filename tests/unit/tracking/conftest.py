@@ -8,7 +8,7 @@ from encdec_train.config import TrackerName, TrackingConfig
 @pytest.fixture
 def settings():
     """Give the settings of a run that names no entity."""
-    return TrackingConfig(kind=TrackerName.auto, project="tests", entity=None, group=None, tags=["unit"])
+    return TrackingConfig(kind=TrackerName.auto, project="tests", group=None, tags=["unit"])
 
 
 @pytest.fixture

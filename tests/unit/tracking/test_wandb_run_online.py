@@ -208,7 +208,7 @@ import os, signal, sys
 from pathlib import Path
 from encdec_train.config import TrackerName, TrackingConfig
 from encdec_train.tracking import Outcome, start
-settings = TrackingConfig(kind=TrackerName.wandb, project="tests", entity=None, group=None, tags=[])
+settings = TrackingConfig(kind=TrackerName.wandb, project="tests", group=None, tags=[])
 tracker = start(TrackerName.wandb, settings, Path(sys.argv[1]), "my-run", {})
 for step in map(int, sys.argv[2].split(",")):
     tracker.log(step, {"loss": float(step)})

@@ -27,6 +27,7 @@ from encdec_train.decoding.search import SearchSettings
 from encdec_train.jsonl import read_rows
 from encdec_train.training import checkpoint as checkpoints
 from encdec_train.training.callbacks import EveryStep
+from encdec_train.training.memory import MemoryLimits
 from encdec_train.training.metrics_log import MetricsLog
 from encdec_train.training.module import Seq2SeqModule
 from encdec_train.training.trainer import fit
@@ -50,7 +51,7 @@ def section() -> TrainerConfig:
         max_steps=None, max_epochs=None, devices=1, num_nodes=1, accelerator=Accelerator.cpu, precision=Precision.fp32,
         gradient_checkpointing=False,
         validate_every_steps=None, checkpoint_every_steps=None, log_every_steps=1, keep_last=100, best_metric="loss",
-        patience_validations=None, decoded_examples=4, stall_seconds=None,
+        patience_validations=None, decoded_examples=4, profile=False, stall_seconds=None,
     )  # fmt: skip
 
 
@@ -157,6 +158,7 @@ def make_run(
         log = MetricsLog(root / "metrics.jsonl" if distributed.rank() == 0 else None, heard, done)
         callback = EveryStep(trainer, root / "checkpoints", log, validator, (steps, averaged), resumed)
         module = Seq2SeqModule(model, used, steps, 11, trainer.precision, fresh)
+        module.limits = MemoryLimits(root / "memory" / f"rank{distributed.rank()}.jsonl", budget)
         if watch is not None:
             step = module.training_step
 

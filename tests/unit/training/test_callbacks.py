@@ -49,7 +49,7 @@ def test_steps_are_logged_as_often_as_asked_for_and_at_the_end(
     assert [step for step, _ in made.heard.rows] == expected
     assert set(made.heard.rows[0][1]) == {
         "train/loss", "train/grad_norm", "train/epoch", "optim/lr", "time/tokens_per_second", "time/data_wait",
-        "time/padding", "time/utilisation", "time/step_seconds_p50", "time/step_seconds_p95",
+        "time/padding", "time/utilisation", "time/step_seconds_p50", "time/step_seconds_p95", "time/peak_memory_gib",
     }  # fmt: skip
     assert [row["train/epoch"] for row in made.rows] == [int(step > 5) for step in expected]
 

@@ -12,11 +12,15 @@ from typing import Any
 import pytest
 import torch
 from pytorch_lightning.strategies import DDPStrategy
+from torch.nn.parallel import DistributedDataParallel
 
+from benchmarks.two_ranks import on_two_ranks
+from encdec_train.batch import StepBatch
 from encdec_train.config import Accelerator, OptimConfig, TrainerConfig
 from encdec_train.data.plan import Plan
 from encdec_train.data.preprocess import EncodedSplit
 from encdec_train.training import trainer as trainer_file
+from encdec_train.training.module import Seq2SeqModule
 
 GOLDEN = Path(__file__).parents[2] / "golden" / "loss_curve.json"
 Pair = tuple[list[int], list[int]]
@@ -194,3 +198,21 @@ def test_several_devices_use_ddp(
     assert isinstance(strategy, DDPStrategy)
     assert strategy.process_group_backend == backend
     assert trainer_file._strategy(section) == "auto"
+
+
+def test_ddp_sends_gradients_and_nothing_else(new_model: Callable[..., Any], make_run: Callable[..., Any]) -> None:
+    def run() -> set[tuple[bool, ...]]:
+        seen = set()
+        step = Seq2SeqModule.training_step
+
+        def looking(self: Seq2SeqModule, batch: StepBatch, batch_idx: int) -> Any:
+            ddp: Any = self.trainer.strategy.model
+            assert isinstance(ddp, DistributedDataParallel)
+            seen.add((ddp.gradient_as_bucket_view, ddp.broadcast_buffers, ddp.find_unused_parameters, ddp.static_graph))
+            return step(self, batch, batch_idx)
+
+        Seq2SeqModule.training_step = looking  # in a process of its own
+        make_run(new_model(), 2, devices=2)
+        return seen
+
+    assert on_two_ranks(run) == [{(True, False, False, False)}] * 2
