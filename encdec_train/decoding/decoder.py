@@ -93,12 +93,9 @@ class Decoder:
 
     def cache(self, states: torch.Tensor, mask_BS: torch.Tensor, width: int) -> Cache:
         """Project the sources' keys and values, once an example."""
-        cross = []
-        for layer in self._layers:
-            key, value = layer.source[1](states).chunk(2, -1)
-            cross.append((self._heads(key), self._heads(value)))
+        cross = [self._heads(layer.source[1](states).unflatten(-1, (2, -1))) for layer in self._layers]
         mask = torch.zeros(mask_BS.shape, device=states.device).masked_fill_(~mask_BS, -torch.inf)
-        visible = torch.zeros(len(states), width, BLOCK_PLACES, width, dtype=torch.bool, device=states.device)
+        visible = torch.zeros(len(states), width, BLOCK_PLACES, dtype=torch.bool, device=states.device)
         return Cache(cross, mask[:, None, None], visible)
 
     def step(self, tokens_NW: torch.Tensor, places_N: torch.Tensor, cache: Cache) -> torch.Tensor:
@@ -109,7 +106,7 @@ class Decoder:
             places_N: How many tokens each example has read before, on the CPU.
             cache: Of these examples; the token is added.
         """
-        cache.start_step(places_N, tokens_NW.shape[1])
+        cache.start_step(tokens_NW.shape[1])
         x = self._embed(tokens_NW, places_N.to(tokens_NW.device, non_blocking=True)[:, None])
         for number, layer in enumerate(self._layers):
             parts: list[Linear] = [
@@ -126,18 +123,17 @@ class Decoder:
 
     def _own(self, x: torch.Tensor, number: int, functions: tuple[Linear, Linear, float], cache: Cache) -> torch.Tensor:
         into, out, scale = functions
-        parts = tuple(self._heads(part) for part in into(x).chunk(3, -1))
-        return out(cache.attend_own(number, parts, scale).transpose(1, 2).flatten(2))
+        return out(cache.attend_own(number, self._heads(into(x).unflatten(-1, (3, -1))), scale))
 
     def _source(
         self, x: torch.Tensor, number: int, functions: tuple[Linear, Linear, Linear, float], cache: Cache
     ) -> torch.Tensor:
         into, _, out, scale = functions
-        return out(cache.attend_source(number, self._heads(into(x)), scale).transpose(1, 2).flatten(2))
+        return out(cache.attend_source(number, self._heads(into(x)), scale))
 
     def _heads(self, x: torch.Tensor) -> torch.Tensor:
         apart: torch.Tensor = x.unflatten(-1, (self._num_heads, -1))
-        return apart.transpose(1, 2)
+        return apart
 
     def _embed(self, tokens: torch.Tensor, places: torch.Tensor) -> torch.Tensor:
         base: Any = self._base
