@@ -25,7 +25,7 @@ from encdec_train.errors import ModelError, fault
 NEVER = -1e9  # a score that no text has; the library's, so that sums round as they do there
 CLOSE = 1e-5  # scores that differ by less may change their order with the order of a sum
 REFILL = 0.125  # of the batch has finished: waiting ones enter, or it shrinks; measured in docs/results/decoding.md
-GROWTH = 1.25  # room for so much more than a batch has: it grows
+GROWTH = 1.25  # room for so many times what a batch has: it grows; not studied
 
 
 @dataclass(frozen=True)
