@@ -19,6 +19,7 @@ from encdec_train.decoding.cache import BLOCK_PLACES, Cache
 from encdec_train.decoding.linear import Linear, PackedLinears, packed
 from encdec_train.modeling import dropout, families
 
+ENCODED_TOKENS = 4096  # at a time, so that the encoder's feed-forward layers do not need most of the memory
 FAMILIES = (BertLMHeadModel, RobertaForCausalLM, GPT2LMHeadModel)
 
 
@@ -83,8 +84,11 @@ class Decoder:
     def encode(self, ids_BS: torch.Tensor, mask_BS: torch.Tensor) -> torch.Tensor:
         """Return what the decoder attends to, `[B, S, H]`, in the decoder's width."""
         model: Any = self._model
+        rows = max(ENCODED_TOKENS // ids_BS.shape[1], 1)
+        parts = zip(ids_BS.split(rows), mask_BS.long().split(rows), strict=True)
         with self._encoder_linears.used():
-            states = model.encoder(input_ids=ids_BS, attention_mask=mask_BS.long(), return_dict=True)[0]
+            encoded = [model.encoder(input_ids=ids, attention_mask=mask, return_dict=True)[0] for ids, mask in parts]
+        states = torch.cat(encoded)
         bridged = getattr(model.decoder.config, "cross_attention_hidden_size", None) is None
         if bridged and model.encoder.config.hidden_size != model.decoder.config.hidden_size:
             states = model.enc_to_dec_proj(states)

@@ -4,6 +4,7 @@ import pairs
 import pytest
 import torch
 
+from encdec_train.decoding import decoder as decoder_module
 from encdec_train.decoding.decoder import Decoder
 
 
@@ -19,3 +20,17 @@ def test_keys_and_values_of_the_source_are_held_once_for_all_beams(family: str, 
         ours = decoder.cache(decoder.encode(ids, mask), mask, 4).cross
     assert 4 * sum(pairs_of_layer.numel() for pairs_of_layer in ours) == theirs > 0
     assert sum(pairs_of_layer.untyped_storage().nbytes() for pairs_of_layer in ours) == theirs  # of 4 bytes, a fourth
+
+
+def test_many_sources_are_encoded_in_parts(one_thread: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = pairs.tiny_pair("bert2gpt", 1)
+    ids = torch.tensor([[2, 6, 7, 3], [2, 8, 3, 0], [2, 9, 9, 3], [2, 3, 0, 0], [2, 5, 6, 3]])
+    decoder, mask = Decoder(model), ids != 0
+    with torch.no_grad():
+        whole = decoder.encode(ids, mask)
+        sizes: list[int] = []
+        model.encoder.register_forward_hook(lambda _, __, found: sizes.append(len(found[0])))
+        monkeypatch.setattr(decoder_module, "ENCODED_TOKENS", 9)
+        parts = decoder.encode(ids, mask)
+    assert sizes == [2, 2, 1]
+    assert torch.allclose(parts, whole, atol=1e-6)
