@@ -5,8 +5,9 @@ python benchmarks/decode_vs_generate.py MODEL FILE [--beams 4] [--examples 64] [
 MODEL is an export or run folder; FILE is JSONL (also .gz) with a `source`. `generate` runs in data order, and by length
 in each of several batch sizes, of which the fastest counts. All ways are run in turn, each in a forked process of its
 own, on one thread; time is the processor's, so that others on the machine disturb little, and the ratios are those of
-medians. Memory is what a process took in addition to the loaded model. `--length` forces outputs of so many tokens, for
-a model that was never trained on such data: then all ways do equal work.
+medians. Memory is what a process took in addition to the loaded model. Ours has freed memory kept, as `encdec evaluate`
+has; `--more` shows `generate` with it too, and ours with torch's products and in bfloat16. `--length` forces outputs of so
+many tokens, for a model that was never trained on such data: then all ways do equal work.
 """
 
 import argparse
