@@ -6,8 +6,8 @@ MODEL is an export or run folder; FILE is JSONL (also .gz) with a `source`. `gen
 in each of several batch sizes, of which the fastest counts. All ways are run in turn, each in a forked process of its
 own, on one thread; time is the processor's, so that others on the machine disturb little, and the ratios are those of
 medians. Memory is what a process took in addition to the loaded model. Ours has freed memory kept, as `encdec evaluate`
-has; `--more` shows `generate` with it too, and ours with torch's products and in bfloat16. `--length` forces outputs of so
-many tokens, for a model that was never trained on such data: then all ways do equal work.
+has; `--more` shows `generate` with it too, and ours with torch's products and in bfloat16. `--length` forces outputs of
+so many tokens, for a model that was never trained on such data: then all ways do equal work.
 """
 
 import argparse
