@@ -172,13 +172,11 @@ class Loop:
         return torch.stack(rows).to(self._decoder.device)
 
     def _step(self, batch: Beams) -> None:
+        """Choose the next token of every beam and take note of what has finished."""
         places = batch.steps + len(self._prompt) - 1
         tokens = batch.ids.gather(2, _at(batch, places))[:, :, 0]
-        self._choose(batch, self._decoder.step(tokens, places, batch.cache))
-
-    def _choose(self, batch: Beams, logits_NWV: torch.Tensor) -> None:
-        """Choose the next token of every beam and take note of what has finished."""
-        (self._choose_beams if self._beams else self._choose_each)(batch, logits_NWV)
+        logits = self._decoder.step(tokens, places, batch.cache)
+        (self._choose_beams if self._beams else self._choose_each)(batch, logits)
         batch.steps += batch.live
 
     def _choose_each(self, batch: Beams, logits_NWV: torch.Tensor) -> None:
