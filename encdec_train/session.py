@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
 DEMO = "demo"  # as model.encoder or model.decoder: the checkpoint that the demo pretrains
 AUTO_MICRO_TOKENS = {"cpu": 4096, "cuda": 32768}  # of what keeps no gradients; `training.budget` chooses for the rest
-DECODING_FACTOR = 4  # decoding keeps no gradients: its batches hold so many times a micro-batch's tokens; not studied
+DECODING_FACTOR = {"cpu": 8, "cuda": 4}  # a batch holds so many micro-batches: no gradients are kept (docs/adr/0020)
 
 
 @dataclass(frozen=True)
@@ -226,7 +226,8 @@ def search_of(
     """Say how a config decodes on this machine, with an export's settings where the config leaves them open."""
     from encdec_train.decoding.settings import SearchSettings
 
-    budget = micro_tokens(config.data.max_micro_tokens, device_type(config.trainer.accelerator)) * DECODING_FACTOR
+    device = device_type(config.trainer.accelerator)
+    budget = micro_tokens(config.data.max_micro_tokens, device) * DECODING_FACTOR[device]
     return SearchSettings.of(config.decoding, config.task.max_target_tokens, budget, exported, config.seed)
 
 
@@ -254,6 +255,7 @@ def open_export(config: EvaluateConfig | GenerateConfig) -> Exported:
     from encdec_train.modeling.export import load
     from encdec_train.modeling.families import is_causal
     from encdec_train.modeling.precision import autocast
+    from encdec_train.training.memory import keep_freed_memory
 
     bundled = bundle.opened(config)
     model, (source, target) = load(bundled.source(config.checkpoint)[0] if bundled else config.checkpoint)
@@ -262,6 +264,8 @@ def open_export(config: EvaluateConfig | GenerateConfig) -> Exported:
     codec = TextCodec(source, target, start, ids.eos_token_id, ids.pad_token_id, source.pad_token_id or 0)
     limit, search = source_limit(config.task, model, source), search_of(config, ids)
     cast("torch.nn.Module", model).to(device)
+    if device == "cpu":
+        keep_freed_memory()
     precision = partial(autocast, config.trainer.precision, device)
     with precision():
         engine = Engine(model)

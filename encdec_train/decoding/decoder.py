@@ -19,6 +19,7 @@ from encdec_train.decoding.cache import BLOCK_PLACES, Cache
 from encdec_train.decoding.linear import Linear, PackedLinears, packed
 from encdec_train.modeling import dropout, families
 
+ENCODED_TOKENS = 4096  # at a time, so that the encoder's feed-forward layers do not need most of the memory
 FAMILIES = (BertLMHeadModel, RobertaForCausalLM, GPT2LMHeadModel)
 
 
@@ -83,8 +84,11 @@ class Decoder:
     def encode(self, ids_BS: torch.Tensor, mask_BS: torch.Tensor) -> torch.Tensor:
         """Return what the decoder attends to, `[B, S, H]`, in the decoder's width."""
         model: Any = self._model
+        rows = max(ENCODED_TOKENS // ids_BS.shape[1], 1)
+        parts = zip(ids_BS.split(rows), mask_BS.long().split(rows), strict=True)
         with self._encoder_linears.used():
-            states = model.encoder(input_ids=ids_BS, attention_mask=mask_BS.long(), return_dict=True)[0]
+            encoded = [model.encoder(input_ids=ids, attention_mask=mask, return_dict=True)[0] for ids, mask in parts]
+        states = torch.cat(encoded)
         bridged = getattr(model.decoder.config, "cross_attention_hidden_size", None) is None
         if bridged and model.encoder.config.hidden_size != model.decoder.config.hidden_size:
             states = model.enc_to_dec_proj(states)
@@ -93,12 +97,9 @@ class Decoder:
 
     def cache(self, states: torch.Tensor, mask_BS: torch.Tensor, width: int) -> Cache:
         """Project the sources' keys and values, once an example."""
-        cross = []
-        for layer in self._layers:
-            key, value = layer.source[1](states).chunk(2, -1)
-            cross.append((self._heads(key), self._heads(value)))
+        cross = [self._heads(layer.source[1](states).unflatten(-1, (2, -1))) for layer in self._layers]
         mask = torch.zeros(mask_BS.shape, device=states.device).masked_fill_(~mask_BS, -torch.inf)
-        visible = torch.zeros(len(states), width, BLOCK_PLACES, width, dtype=torch.bool, device=states.device)
+        visible = torch.zeros(len(states), width, BLOCK_PLACES, dtype=torch.bool, device=states.device)
         return Cache(cross, mask[:, None, None], visible)
 
     def step(self, tokens_NW: torch.Tensor, places_N: torch.Tensor, cache: Cache) -> torch.Tensor:
@@ -109,7 +110,7 @@ class Decoder:
             places_N: How many tokens each example has read before, on the CPU.
             cache: Of these examples; the token is added.
         """
-        cache.start_step(places_N, tokens_NW.shape[1])
+        cache.start_step(tokens_NW.shape[1])
         x = self._embed(tokens_NW, places_N.to(tokens_NW.device, non_blocking=True)[:, None])
         for number, layer in enumerate(self._layers):
             parts: list[Linear] = [
@@ -126,18 +127,17 @@ class Decoder:
 
     def _own(self, x: torch.Tensor, number: int, functions: tuple[Linear, Linear, float], cache: Cache) -> torch.Tensor:
         into, out, scale = functions
-        parts = tuple(self._heads(part) for part in into(x).chunk(3, -1))
-        return out(cache.attend_own(number, parts, scale).transpose(1, 2).flatten(2))
+        return out(cache.attend_own(number, self._heads(into(x).unflatten(-1, (3, -1))), scale))
 
     def _source(
         self, x: torch.Tensor, number: int, functions: tuple[Linear, Linear, Linear, float], cache: Cache
     ) -> torch.Tensor:
         into, _, out, scale = functions
-        return out(cache.attend_source(number, self._heads(into(x)), scale).transpose(1, 2).flatten(2))
+        return out(cache.attend_source(number, self._heads(into(x)), scale))
 
     def _heads(self, x: torch.Tensor) -> torch.Tensor:
         apart: torch.Tensor = x.unflatten(-1, (self._num_heads, -1))
-        return apart.transpose(1, 2)
+        return apart
 
     def _embed(self, tokens: torch.Tensor, places: torch.Tensor) -> torch.Tensor:
         base: Any = self._base

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
-from transformers import PreTrainedModel
+from transformers import LogitsProcessor, PreTrainedModel
 
 from encdec_train.check import NGRAMS_OF_PREFIX
 from encdec_train.config import PenaltyForm
@@ -55,13 +55,29 @@ def search(
     """Yield what `Loop` yields, a batch at a time; how close choices were is not known."""
     indices = list(sources)
     for batch in batches([len(sources[index]) for index in indices], settings):
-        chosen = [indices[position] for position in batch]
-        try:
-            yield from _generate(model, {index: sources[index] for index in chosen}, settings)
-        except RuntimeError as error:
-            if "probability tensor" not in str(error):
-                raise
-            raise ModelError(fault(name(chosen[0]), "logits that are numbers", None, str(error))) from error
+        chosen = {indices[position]: sources[indices[position]] for position in batch}
+        yield from _generate(model, chosen, settings, _Numbers(list(map(name, chosen))))
+
+
+class _Numbers(LogitsProcessor):
+    """Looks for scores that are no numbers, which the library would go on with."""
+
+    def __init__(self, names: Sequence[str]) -> None:
+        self._names, self._broken = names, torch.zeros((), dtype=torch.bool)
+
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        self._broken = self._broken.to(scores.device) | scores.isnan().any(-1).view(len(self._names), -1).any(-1)
+        return scores
+
+    def check(self, reason: str) -> None:
+        """Name the first example whose scores were no numbers.
+
+        Raises:
+            ModelError: There is one.
+        """
+        if bool(self._broken.any()):
+            broken = self._names[int(self._broken.byte().argmax())]
+            raise ModelError(fault(broken, "logits that are numbers", "nan", reason))
 
 
 def batches(lengths: Sequence[int], settings: SearchSettings) -> Iterator[npt.NDArray[np.int64]]:
@@ -75,7 +91,12 @@ def batches(lengths: Sequence[int], settings: SearchSettings) -> Iterator[npt.ND
         start += rows
 
 
-def _generate(model: Any, sources: Mapping[int, Tokens], settings: SearchSettings) -> Iterator[Found]:  # noqa: ANN401
+def _generate(
+    model: Any,  # noqa: ANN401 - any model of the library
+    sources: Mapping[int, Tokens],
+    settings: SearchSettings,
+    numbers: _Numbers,
+) -> Iterator[Found]:
     config = settings.generation_config(model)
     config.return_dict_in_generate, config.output_scores = True, settings.num_beams > 1
     prefix = list(settings.prefix_ids)
@@ -88,12 +109,18 @@ def _generate(model: Any, sources: Mapping[int, Tokens], settings: SearchSetting
         begun, start = {"decoder_input_ids": prompt.expand(len(sources), -1)}, 1
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*max_length.*")
-        found = model.generate(
-            input_ids=ids_BS.to(model.device),
-            attention_mask=mask_BS.long().to(model.device),
-            generation_config=config,
-            **begun,
-        )
+        try:
+            found = model.generate(
+                input_ids=ids_BS.to(model.device),
+                attention_mask=mask_BS.long().to(model.device),
+                generation_config=config,
+                logits_processor=[numbers],
+                **begun,
+            )
+        except RuntimeError as error:
+            numbers.check(str(error))
+            raise
+    numbers.check("the model's weights or its numbers are damaged")
     rows = found.sequences[:, start:].unflatten(0, (len(sources), -1)).tolist()
     scores = getattr(found, "sequences_scores", None)
     ranked = scores.view(len(sources), -1).tolist() if scores is not None else [[0.0] * len(row) for row in rows]

@@ -4,18 +4,18 @@ Each example is searched as if it were alone, by the rules of the library's `gen
 beams candidates are looked at, when a text counts as finished, when no beam can become better. What differs is the
 work: finished examples leave the batch and waiting ones take their place, and nothing is copied that does not change.
 
-Legend, besides `cache.py`'s: `T` prompt and new tokens.
+Legend: `beams.py`'s.
 """
 
 from collections.abc import Callable, Iterator, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
 from torch.nn import functional
 
 from encdec_train.data.collate import Tokens, pad_right
+from encdec_train.decoding.beams import Beams, best, chosen
 from encdec_train.decoding.cache import Cache
 from encdec_train.decoding.constraints import Constraints
 from encdec_train.decoding.decoder import Decoder
@@ -24,7 +24,8 @@ from encdec_train.errors import ModelError, fault
 
 NEVER = -1e9  # a score that no text has; the library's, so that sums round as they do there
 CLOSE = 1e-5  # scores that differ by less may change their order with the order of a sum
-REFILL = 0.25  # of the batch has finished: waiting ones enter, or it shrinks; measured in docs/results/decoding.md
+REFILL = 0.125  # of the batch has finished: waiting ones enter, or it shrinks; measured in docs/results/decoding.md
+GROWTH = 1.25  # room for so many times what a batch has: it grows; not studied
 
 
 @dataclass(frozen=True)
@@ -42,44 +43,6 @@ class Found:
     index: int
     hypotheses: Sequence[Hypothesis]  # the best first; none where no token could follow
     close: bool  # a choice was made between scores less than CLOSE apart: in another batch it may be another
-
-
-@dataclass
-class _Batch:
-    """The examples in hand; a tensor's first dimension is the example."""
-
-    index: list[int]  # the number of each
-    steps: torch.Tensor  # new tokens of each, on the CPU
-    limits: torch.Tensor  # `[2, N]`: the fewest and the most, on the CPU
-    live: torch.Tensor  # whether it is still searched for, on the CPU
-    ids: torch.Tensor  # `[N, W, T]`
-    scores: torch.Tensor  # `[N, W]` log-probabilities of `ids`
-    done_ids: torch.Tensor  # `[N, W, T]` of finished texts, the best first
-    done_scores: torch.Tensor  # `[N, W]`, over the length penalty
-    done_length: torch.Tensor  # `[N, W]` new tokens; 0: there is none
-    close: torch.Tensor  # `[N]`
-    draws: torch.Tensor  # `[N, W, T]` uniform numbers, where tokens are drawn
-    over: torch.Tensor  # `[N]`: the step in hand was its last
-    broken: torch.Tensor  # `[N]`: its scores are no numbers
-    cache: Cache
-
-    def take(self, rows: torch.Tensor) -> "_Batch":
-        """Keep some examples; `rows` is on the CPU."""
-        kept: dict[str, Any] = {"index": [self.index[row] for row in rows.tolist()]}
-        there = rows.to(self.ids.device)
-        for name, value in vars(self).items():
-            if isinstance(value, torch.Tensor):
-                at = there if value.device == there.device else rows
-                kept[name] = value[:, rows] if name == "limits" else value[at]
-        return _Batch(**kept, cache=self.cache.take(there))
-
-    def join(self, other: "_Batch") -> "_Batch":
-        """Put other examples behind these."""
-        joined: dict[str, Any] = {"index": self.index + other.index}
-        for name, value in vars(self).items():
-            if isinstance(value, torch.Tensor):
-                joined[name] = torch.cat([value, vars(other)[name]], dim=1 if name == "limits" else 0)
-        return _Batch(**joined, cache=self.cache.join(other.cache))
 
 
 class Loop:
@@ -122,29 +85,40 @@ class Loop:
             ModelError: The logits are not numbers; the message names the example.
         """
         waiting = sorted(sources, key=lambda index: (len(sources[index]), -index))  # the longest is taken first
-        batch: _Batch | None = None
-        while waiting or batch is not None:
-            num_live = int(batch.live.sum()) if batch is not None else 0
-            if batch is None or num_live <= (1 - REFILL) * len(batch.index):
-                batch = batch.take(batch.live.nonzero()[:, 0]) if batch is not None and num_live else None
-                if entering := self._entering(waiting, sources, num_live):
-                    new = self._enter({index: sources[index] for index in entering})
-                    yield from self._finished(new)
-                    batch = new if batch is None else batch.join(new)
-            elif num_live:
-                self._step(batch)
-                yield from self._finished(batch)
+        batch: Beams | None = None
+        while batch := self._refilled(batch, waiting, sources):
+            self._step(batch)
+            yield from self._finished(batch)
 
-    def _entering(self, waiting: list[int], sources: Mapping[int, Tokens], num_live: int) -> list[int]:
-        """Take as many examples as the budget has room for beside those in hand; one if there is none."""
-        if not waiting:
-            return []
-        row = self._width * (len(sources[waiting[-1]]) + self._settings.max_new_tokens)
-        room = max(self._settings.max_batch_tokens // row, 1) - num_live
-        return [waiting.pop() for _ in range(min(room, len(waiting)))]
+    def _refilled(self, batch: Beams | None, waiting: list[int], sources: Mapping[int, Tokens]) -> Beams | None:
+        """Let waiting examples take the rows of finished ones, when enough have finished; None: nobody is left."""
+        num = len(batch.index) if batch else 0
+        dead = (~batch.live).nonzero()[:, 0] if batch else torch.zeros(0, dtype=torch.int64)
+        if num and len(dead) < REFILL * num:
+            return batch
+        num_live = num - len(dead)
+        room = self._room(sources[waiting[-1]]) if waiting else 0
+        rows = room if room >= GROWTH * num or not num_live else num
+        entering = min(max(rows, num_live) - num_live, len(waiting))
+        new = self._enter({index: sources[index] for index in [waiting.pop() for _ in range(entering)]})
+        if batch is None or not num_live:
+            return new
+        if entering > len(dead):
+            batch.extend(num_live + entering)
+            dead = torch.cat([dead, torch.arange(num, num_live + entering)])
+        if new:
+            batch.put(dead[:entering], new)
+        batch.close_ranks(dead[entering:])
+        return batch
 
-    def _enter(self, sources: Mapping[int, Tokens]) -> _Batch:
-        """Encode examples, read the prompt, and choose their first tokens."""
+    def _room(self, source: Tokens) -> int:
+        """Return how many examples the token budget has room for, this one the longest."""
+        return max(self._settings.max_batch_tokens // (self._width * (len(source) + self._settings.max_new_tokens)), 1)
+
+    def _enter(self, sources: Mapping[int, Tokens]) -> Beams | None:
+        """Encode examples and read the prompt but for its last token; None without any."""
+        if not sources:
+            return None
         num, width, device = len(sources), self._width, self._decoder.device
         limits = [self._settings.limits(len(source)) for source in sources.values()]
         total = len(self._prompt) + self._settings.max_new_tokens
@@ -154,10 +128,10 @@ class Loop:
         ids = torch.zeros(num, width, total, dtype=torch.int64, device=device)
         no = torch.zeros(num, dtype=torch.bool, device=device)
         ids[:, :, : len(self._prompt)] = torch.tensor(self._prompt, device=device)
-        batch = _Batch(
+        batch = Beams(
             list(sources),
             torch.zeros(num, dtype=torch.int64),
-            torch.tensor(limits).T.contiguous(),
+            torch.tensor(limits),
             torch.ones(num, dtype=torch.bool),
             ids,
             scores,
@@ -170,10 +144,8 @@ class Loop:
             no,
             self._cache(sources),
         )
-        for place, token in enumerate(self._prompt):
-            read = torch.full((num, 1), token, device=device)
-            logits = self._decoder.step(read, torch.full((num,), place), batch.cache)
-        self._choose(batch, logits)
+        for place, token in enumerate(self._prompt[:-1]):
+            self._decoder.step(torch.full((num, 1), token, device=device), torch.full((num,), place), batch.cache)
         return batch
 
     def _cache(self, sources: Mapping[int, Tokens]) -> Cache:
@@ -199,19 +171,17 @@ class Loop:
             rows.append(torch.from_numpy(generator.random((self._width, total), dtype=np.float32)))
         return torch.stack(rows).to(self._decoder.device)
 
-    def _step(self, batch: _Batch) -> None:
+    def _step(self, batch: Beams) -> None:
+        """Choose the next token of every beam and take note of what has finished."""
         places = batch.steps + len(self._prompt) - 1
         tokens = batch.ids.gather(2, _at(batch, places))[:, :, 0]
-        self._choose(batch, self._decoder.step(tokens, places, batch.cache))
-
-    def _choose(self, batch: _Batch, logits_NWV: torch.Tensor) -> None:
-        """Choose the next token of every beam and take note of what has finished."""
-        (self._choose_beams if self._beams else self._choose_each)(batch, logits_NWV)
+        logits = self._decoder.step(tokens, places, batch.cache)
+        (self._choose_beams if self._beams else self._choose_each)(batch, logits)
         batch.steps += batch.live
 
-    def _choose_each(self, batch: _Batch, logits_NWV: torch.Tensor) -> None:
+    def _choose_each(self, batch: Beams, logits_NWV: torch.Tensor) -> None:
         """Let every row go on by itself, with its most probable token or with one that is drawn."""
-        scores = self._constraints(batch.ids, logits_NWV, batch.steps, batch.limits)
+        scores = self._constraints(batch.ids, logits_NWV, batch.steps, batch.limits.T)
         places = batch.steps + len(self._prompt)
         drawn = self._settings.temperature is not None
         if drawn:
@@ -219,10 +189,10 @@ class Loop:
             draw = batch.draws.gather(2, _at(batch, places)) * odds[..., -1:]
             token = torch.searchsorted(odds, draw, right=True)[..., 0].clamp(max=odds.shape[-1] - 1)
         else:
-            best, tokens = scores.topk(2, -1)
+            first, tokens = best(scores, 2)
             token = tokens[..., 0]
-            batch.broken = best[:, 0, 0].isnan()
-            batch.close = batch.close | ((best[:, 0, 0] - best[:, 0, 1]) < CLOSE)
+            batch.broken = first[:, 0, 0].isnan()
+            batch.close = batch.close | ((first[:, 0, 0] - first[:, 0, 1]) < CLOSE)
         running = batch.done_length == 0
         gained = functional.log_softmax(logits_NWV, -1).expand(-1, self._width, -1).gather(2, token[..., None])[..., 0]
         if drawn:
@@ -230,37 +200,36 @@ class Loop:
         batch.scores = torch.where(running, batch.scores + gained, batch.scores)
         batch.ids.scatter_(2, _at(batch, places), token[..., None])
         new = (batch.steps + 1).to(token.device)[:, None]
-        ends = running & (torch.isin(token, self._eos) | (new == batch.limits[1].to(token.device)[:, None]))
+        ends = running & (torch.isin(token, self._eos) | (new == batch.limits[:, 1].to(token.device)[:, None]))
         batch.done_length = torch.where(ends, new, batch.done_length)
         batch.done_scores = torch.where(ends, batch.scores / self._penalty[new], batch.done_scores)
         batch.done_ids = batch.ids
         batch.over = (batch.done_length > 0).all(1)
 
-    def _choose_beams(self, batch: _Batch, logits_NWV: torch.Tensor) -> None:
+    def _choose_beams(self, batch: Beams, logits_NWV: torch.Tensor) -> None:
         """Do one step of the library's beam search."""
         width, device = self._width, logits_NWV.device
         scores = functional.log_softmax(logits_NWV, -1)
-        scores = self._constraints(batch.ids, scores, batch.steps, batch.limits)
+        scores = self._constraints(batch.ids, scores, batch.steps, batch.limits.T)
         keep = (1 + len(self._eos)) * width
-        best, tokens = scores.topk(min(keep, scores.shape[-1]), -1)  # of each beam, then of all
-        found, chosen = (best + batch.scores[:, :, None]).flatten(1).topk(keep, -1)
-        parents = chosen // best.shape[-1]
-        token = tokens.expand(-1, width, -1).flatten(1).gather(1, chosen)
+        each, tokens = best(scores, min(keep, scores.shape[-1]))  # of each beam, then of all
+        found, places = (each + batch.scores[:, :, None]).flatten(1).topk(keep, -1)
+        parents, token = places // each.shape[-1], tokens.flatten(1).gather(1, places)
         batch.broken = found[:, 0].isnan()
 
         new = (batch.steps + 1).to(device)
-        ends = torch.isin(token, self._eos) | (new == batch.limits[1].to(device))[:, None]
-        ids = _chosen(batch.ids, parents)
+        ends = torch.isin(token, self._eos) | (new == batch.limits[:, 1].to(device))[:, None]
+        ids = chosen(batch.ids, parents)
         ids.scatter_(2, (new + len(self._prompt) - 1)[:, None, None].expand(-1, keep, 1), token[..., None])
         batch.scores, order = (found + ends * NEVER).topk(width, -1)
-        batch.ids = _chosen(ids, order)
+        batch.ids = chosen(ids, order)
         batch.cache.choose(parents.gather(1, order))
 
         penalty = self._penalty[new][:, None]
         counts = ends & (torch.arange(keep, device=device) < width)  # no text below the beams' number finishes
         pool = torch.cat([batch.done_scores, found / penalty + ~counts * NEVER], 1)
         batch.done_scores, order = pool.topk(width, -1)
-        batch.done_ids = _chosen(torch.cat([batch.done_ids, ids], 1), order)
+        batch.done_ids = chosen(torch.cat([batch.done_ids, ids], 1), order)
         lengths = torch.cat([batch.done_length, torch.where(counts, new[:, None], 0)], 1)
         batch.done_length = lengths.gather(1, order)
 
@@ -270,7 +239,7 @@ class Loop:
         gaps = found[:, :-1] - found[:, 1:]
         batch.close = batch.close | ((gaps < CLOSE) & (found[:, 1:] > NEVER / 2)).any(1)
 
-    def _finished(self, batch: _Batch) -> Iterator[Found]:
+    def _finished(self, batch: Beams) -> Iterator[Found]:
         """Yield what has just finished, and count it out."""
         over, broken, close = torch.stack([batch.over, batch.broken, batch.close]).tolist()  # the step's one wait
         for row, index in enumerate(batch.index):
@@ -279,10 +248,10 @@ class Loop:
             if broken[row]:
                 reason = "the model's weights or its numbers are damaged"
                 raise ModelError(fault(self._name(index), "logits that are numbers", "nan", reason))
-            batch.live[row], batch.steps[row] = False, 0  # its row goes on to be computed, where it is out of the way
+            batch.finish(row)
             yield self._result(batch, row, close[row])
 
-    def _result(self, batch: _Batch, row: int, close: bool) -> Found:  # noqa: FBT001
+    def _result(self, batch: Beams, row: int, close: bool) -> Found:  # noqa: FBT001
         hypotheses = []
         lengths, scores = batch.done_length[row].tolist(), batch.done_scores[row].tolist()
         for beam in range(self._settings.num_return_sequences):
@@ -298,12 +267,7 @@ class Loop:
         return Found(batch.index[row], hypotheses, close)
 
 
-def _chosen(values: torch.Tensor, order: torch.Tensor) -> torch.Tensor:
-    """Gather `[N, W, T]` by `[N, K]` along the beams."""
-    return values.gather(1, order[:, :, None].expand(-1, -1, values.shape[2]))
-
-
-def _at(batch: _Batch, places: torch.Tensor) -> torch.Tensor:
+def _at(batch: Beams, places: torch.Tensor) -> torch.Tensor:
     """Turn a place of each example into an index of all its beams, `[N, W, 1]`."""
     there = places.to(batch.ids.device, non_blocking=True)
     return there[:, None, None].expand(-1, batch.ids.shape[1], 1)

@@ -14,7 +14,7 @@ from encdec_train.decoding import library
 from encdec_train.decoding.decoder import supported
 from encdec_train.decoding.search import Engine, SearchSettings, decode
 from encdec_train.decoding.settings import TokenRules
-from encdec_train.errors import ConfigError
+from encdec_train.errors import ConfigError, ModelError
 
 # of 3 to 8 tokens, in no order of length
 SOURCES = [[2, 6, 8, 3], [2, 5, 7, 10, 13, 5, 16, 3], [2, 9, 3], [2, 5, 5, 5, 5, 3],
@@ -205,6 +205,17 @@ def test_the_library_behind_the_same_interface(
     assert sorted(theirs) == list(range(8))
     for index, one in theirs.items():
         assert [found.tokens for found in one.hypotheses] == [found.tokens for found in ours[index].hypotheses]
+
+
+@pytest.mark.parametrize(
+    "settings", [GREEDY, replace(GREEDY, num_beams=2), replace(GREEDY, temperature=1.0, num_return_sequences=2)]
+)
+def test_the_library_names_an_example_whose_logits_are_no_numbers(settings: SearchSettings, talkative: Any) -> None:
+    sources = [[2, 6, 3], [2, 7, 3], [2, 8, 3], [2, 9, 3]]
+    with torch.no_grad():
+        talkative.encoder.embeddings.word_embeddings.weight[8] = torch.nan
+    with pytest.raises(ModelError, match=r"^sources\[2\]: expected logits that are numbers, got 'nan'; "):
+        list(Engine(talkative, own=False).search(dict(enumerate(sources)), settings))
 
 
 def test_other_families_go_through_the_library() -> None:

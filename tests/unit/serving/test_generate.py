@@ -5,6 +5,7 @@ import os
 import re
 import sys
 import threading
+import tracemalloc
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -142,6 +143,54 @@ def test_a_file_goes_through_in_chunks() -> None:
     assert stream(generator, io.BytesIO(data), written.append, None) == 2 * CHUNK + 1
     assert sizes == [CHUNK, CHUNK, 1]
     assert written == [str(number) for number in range(2 * CHUNK + 1)]
+
+
+class Endless(io.RawIOBase):
+    """A pipe that makes its lines when it is read, and looks at how many were answered then."""
+
+    def __init__(self, num_lines: int, written: "Counted") -> None:
+        super().__init__()
+        self._rest, self._num_lines, self._made, self._written = bytearray(), num_lines, 0, written
+        self.most_ahead = 0
+
+    def read1(self, size: int) -> bytes:
+        whole = self._made - (1 if self._rest else 0)  # lines whose end was read
+        assert self._written.num_lines == whole
+        while len(self._rest) < size and self._made < self._num_lines:
+            self._rest += b"" if self._made % 7 == 0 else b"%d %s" % (self._made, b"x" * 50)
+            self._rest += b"\n"
+            self._made += 1
+        self.most_ahead = max(self.most_ahead, self._made - self._written.num_lines)
+        data = bytes(self._rest[:size])
+        del self._rest[:size]
+        return data
+
+
+class Counted:
+    """Takes lines in order and keeps none."""
+
+    def __init__(self) -> None:
+        self.num_lines = 0
+
+    def __call__(self, line: str) -> None:
+        number = self.num_lines
+        assert line == ("" if number % 7 == 0 else f"{number} {'X' * 50}")
+        self.num_lines += 1
+
+
+def test_lines_without_end_go_through_in_order_and_in_little_memory() -> None:
+    written = Counted()
+    lines: Any = Endless(100_000, written)
+    generator: Any = lambda texts: [text.upper() for text in texts]  # noqa: E731
+    tracemalloc.start()
+    try:
+        assert stream(generator, lines, written, None) == 100_000
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert written.num_lines == 100_000
+    assert lines.most_ahead < 2.2 * READ_BYTES / 56  # a read at a time; the next when all its lines were answered
+    assert peak < 6 * READ_BYTES  # of the 5 MB that came and the 5 MB that went
 
 
 def test_an_output_stays_on_its_line() -> None:
