@@ -201,6 +201,6 @@ def test_an_export_decodes_with_its_own_special_ids(
     assert (found.search.num_beams, found.search.max_new_tokens, found.max_source_tokens) == (3, 11, 9)
 
 
-def test_decoding_batches_hold_four_micro_batches(configured: Callable[..., Any]) -> None:
+def test_decoding_batches_on_a_cpu_hold_eight_micro_batches(configured: Callable[..., Any]) -> None:
     search = search_of(configured("data.max_micro_tokens=50", "decoding.num_beams=2"))
-    assert (search.num_beams, search.max_new_tokens, search.max_batch_tokens) == (2, 32, 200)
+    assert (search.num_beams, search.max_new_tokens, search.max_batch_tokens) == (2, 32, 400)

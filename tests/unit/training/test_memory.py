@@ -124,5 +124,5 @@ def test_the_peak_of_a_call_is_what_it_held_at_most() -> None:
     found = peak_of(lambda: [torch.ones(16 << 20) for _ in range(3)])  # 64 MiB each, all held until the end
     if found is None:
         pytest.skip("this system does not let a process reset its peak")
-    assert 3 * 64 << 20 <= found < 4 * 64 << 20
+    assert (3 * 64 - 1) << 20 <= found < (4 * 64) << 20  # a page of something else may have gone meanwhile
     assert peak_gib("cpu") > 3 / 16
