@@ -195,8 +195,8 @@ def warm_start(config: TrainConfig, session: Session, init: Init) -> "WarmStart"
     console.say(console.table(rows, header))
     decoder, in_layers = started.halves[-1], model.init_parts is not Parts.embeddings
     if decoder.loaded and in_layers and any(is_cross_attention(name) for name in decoder.fresh_tensors):
-        console.say("cross-attention starts from random weights, as in the paper; from a copy of self-attention it")
-        console.say("learnt sooner wherever that was measured: model.init_cross_attention=self_attention")
+        console.say("cross-attention starts from random weights, as in the paper; where source and target are of one")
+        console.say("language a copy of self-attention learnt sooner: model.init_cross_attention=self_attention")
     freeze(started.model, config.optim.freeze)
     return started
 
