@@ -86,9 +86,13 @@ class Watch:
         Raises:
             ClusterError: When it went wrong because another rank failed or was lost; it is named.
         """
-        why = self._blame() if isinstance(error, RuntimeError) and self._ranks > 1 else None
-        self._stop.set()
-        self._thread.join()
+        try:
+            why = self._blame() if isinstance(error, RuntimeError) and self._ranks > 1 else None
+        finally:  # srun signals who is left when a rank has ended; that must not overtake what the thread ends with
+            self._stop.set()
+            with suppress(StoppedError):
+                self._thread.join()
+            self._thread.join()
         if error is not None and not isinstance(error, StoppedError):
             self._tell(why or (str(error) if isinstance(error, EncDecError) else f"{type(error).__name__}: {error}"))
             if why is None and not isinstance(error, EncDecError | KeyboardInterrupt | SystemExit):

@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -10,8 +11,9 @@ from pathlib import Path
 import pytest
 
 from encdec_train import distributed
-from encdec_train.errors import ClusterError, DataError
+from encdec_train.errors import ClusterError, DataError, StoppedError
 from encdec_train.training import watchdog
+from encdec_train.training.stop import StopWish
 from encdec_train.training.watchdog import Watch
 
 
@@ -139,3 +141,22 @@ def test_what_is_not_watched_may_take_as_long_as_it_likes(tmp_path: Path) -> Non
             time.sleep(2.5)
         os._exit(0)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+
+
+def test_a_signal_does_not_overtake_what_a_hang_ends_with(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """srun signals those who are left when the first rank has ended; the job's status hung on who was faster."""
+    monkeypatch.setattr(watchdog, "LOOK_SECONDS", 0.3)
+    child = os.fork()
+    if child == 0:
+        watch = Watch(tmp_path, 2, None)
+        watch._stalled = lambda now: "no rank got on"  # type: ignore[method-assign]  # ends the process 0.6 s later
+        try:
+            with StopWish(), watch:
+                time.sleep(0.4)
+                threading.Timer(0.1, os.kill, (os.getpid(), signal.SIGTERM)).start()
+                raise RuntimeError("Connection closed by peer")
+        except StoppedError:
+            os._exit(143)
+        finally:
+            os._exit(7)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 1
