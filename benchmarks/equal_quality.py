@@ -1,11 +1,12 @@
 """Our training loop and `transformers.Seq2SeqTrainer` on the same examples in the same order: do they learn the same?
 
-    ENCDEC_DATA=… python -m benchmarks.equal_quality [steps] [seeds]
+    ENCDEC_DATA=… python -m benchmarks.equal_quality [steps] [seeds] [tiny|plain|minilm]
 
-WikiSplit in steps of 8 pairs, a bert2bert of two layers of width 64 a half from the same random weights, 1e-3 held,
-dropout 0.1; the seed decides on order and dropout, and on nothing else. Seq2SeqTrainer runs with accumulation 1 in one
-process. The validation loss is computed in the same way for all: by the library's own forward in float32, over pairs
-that none has trained on.
+WikiSplit in steps of 8 pairs, a bert2bert from the same weights: tiny, two layers of width 64 a half, random, 1e-3 held;
+plain, the same without dropout; or MiniLM, 6 layers of width 384 a half with random cross-attention, 2e-4 held. The
+seed decides on order and dropout (0.1), and on nothing else. Seq2SeqTrainer runs with accumulation 1 in one process.
+The validation loss is computed in the same way for all: by the library's own forward in float32, over pairs that none
+has trained on.
 """
 
 import gc
@@ -15,6 +16,7 @@ import tempfile
 import warnings
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -22,12 +24,16 @@ from torch import nn
 from transformers import EncoderDecoderModel
 
 from benchmarks.train_vs_seq2seq_trainer import Course, ours, theirs
-from benchmarks.workloads import CLS, PAD, WORKLOADS, Examples, bert_pair
+from benchmarks.workloads import CLS, PAD, WORKLOADS, Examples, bert_pair, minilm_pair
 from encdec_train.config import Precision
 from encdec_train.data.collate import collate
 
 SIDES = {"ours, float32": Precision.fp32, "ours, bf16": Precision.bf16, "Seq2SeqTrainer, float32": Precision.fp32}
-SHAPE = (2, 64, 2)  # layers, width, heads
+MODELS = {  # the pair, its learning rate
+    "tiny": (partial(bert_pair, 2, 64, 2), 1e-3),
+    "plain": (partial(bert_pair, 2, 64, 2, dropout=0.0), 1e-3),
+    "minilm": (minilm_pair, 2e-4),
+}
 STEP_EXAMPLES, HELD_OUT, BATCH = 8, 256, 16
 
 
@@ -47,15 +53,16 @@ def validation_loss(model: EncoderDecoderModel, examples: Examples, held: Sequen
     return total / tokens
 
 
-def run(side: str, steps: int, seed: int) -> tuple[float, list[float]]:
+def run(side: str, kind: str, steps: int, seed: int) -> tuple[float, list[float]]:
     """Train one side; return the validation loss and the losses by step."""
     examples = Examples(replace(WORKLOADS["wikisplit"], examples=STEP_EXAMPLES), seed)
     held = sorted(
         set(range(len(examples.sources))) - {int(i) for n in range(steps) for i in examples.plan.batch(n + 1)[1]}
     )
-    model = bert_pair(*SHAPE)
+    build, lr = MODELS[kind]
+    model = build().train()
     with tempfile.TemporaryDirectory() as folder:
-        course = Course(examples, steps, SIDES[side], Path(folder), 1e-3, seed)
+        course = Course(examples, steps, SIDES[side], Path(folder), lr, seed)
         torch.manual_seed(seed)
         stamps = ours(model, course) if side.startswith("ours") else theirs(model, course, "sequential")
     return validation_loss(model, examples, held[:HELD_OUT]), stamps.losses
@@ -64,17 +71,19 @@ def run(side: str, steps: int, seed: int) -> tuple[float, list[float]]:
 def main() -> None:
     """Train every side with every seed, and print the table."""
     warnings.filterwarnings("ignore")
-    steps, num_seeds = (int(each) for each in [*sys.argv[1:3], *("120", "3")[len(sys.argv) - 1 :]])
+    given = sys.argv[1:]
+    numbers, kind = [int(each) for each in [*given[:2], *("120", "3")[len(given) :]]], "".join(given[2:]) or "tiny"
+    steps, num_seeds = numbers
     validation: dict[str, list[float]] = {side: [] for side in SIDES}
     curves: dict[str, list[list[float]]] = {side: [] for side in SIDES}
     for seed in range(num_seeds):
         for side in SIDES:
-            value, losses = run(side, steps, seed)
+            value, losses = run(side, kind, steps, seed)
             validation[side].append(value)
             curves[side].append(losses)
             print(f"seed {seed}, {side}: {value:.4f}", file=sys.stderr, flush=True)
             gc.collect()
-    print(f"{steps} steps of {STEP_EXAMPLES} pairs; validation on {HELD_OUT} pairs\n")
+    print(f"{kind}: {steps} steps of {STEP_EXAMPLES} pairs; validation on {HELD_OUT} pairs\n")
     print(
         "| side | validation loss, a seed each | mean | spread | training loss a step: mean distance from the first |"
     )

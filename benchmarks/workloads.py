@@ -64,13 +64,13 @@ def minilm_pair() -> EncoderDecoderModel:
     return bert_pair(6, 384, 12) if folder is None else warm_start(str(folder), share=Share.none.value)
 
 
-def bert_pair(layers: int, width: int, heads: int) -> EncoderDecoderModel:
+def bert_pair(layers: int, width: int, heads: int, dropout: float = 0.1) -> EncoderDecoderModel:
     """Build a bert2bert of this shape from random weights."""
     import torch
 
     shape = {
         "vocab_size": VOCABULARY, "hidden_size": width, "num_hidden_layers": layers, "num_attention_heads": heads,
-        "intermediate_size": 4 * width,
+        "intermediate_size": 4 * width, "hidden_dropout_prob": dropout, "attention_probs_dropout_prob": dropout,
     }  # fmt: skip
     torch.manual_seed(0)
     encoder = BertModel(BertConfig(**shape), add_pooling_layer=False)
