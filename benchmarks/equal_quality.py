@@ -4,9 +4,9 @@
 
 WikiSplit in steps of 8 pairs, a bert2bert from the same weights: tiny, two layers of width 64 a half, random, 1e-3
 held; plain, the same without dropout; or MiniLM, 6 layers of width 384 a half with random cross-attention, 2e-4 held.
-The seed decides on order and dropout (0.1), and on nothing else. Seq2SeqTrainer runs with accumulation 1 in one process.
-The validation loss is computed in the same way for all: by the library's own forward in float32, over pairs that none
-has trained on.
+The seed decides on order and dropout (0.1), and on nothing else. Seq2SeqTrainer runs with accumulation 1 in one
+process. The validation loss is computed in the same way for all: by the library's own forward in float32, over pairs
+that none has trained on.
 """
 
 import gc
