@@ -279,6 +279,9 @@ def main() -> None:
     print(f"{device}, {torch.get_num_threads()} threads; {libraries}")
     print(f"{steps} steps a repeat, the first not timed; {repeats} repeats in turns; {clock} time")
     for name in chosen.split(",") if chosen else WORKLOADS:
+        if lacks := WORKLOADS[name].lacks():
+            print(f"\n### {name}: not measured, {lacks}")
+            continue
         table(name, measure(name, int(steps), int(repeats), clock))
 
 

