@@ -32,7 +32,13 @@ from typing import Any
 import numpy as np
 import torch
 from torch.profiler import ProfilerActivity, profile
-from transformers import EncoderDecoderModel, Seq2SeqTrainer, Seq2SeqTrainingArguments, TrainerCallback
+from transformers import (
+    EncoderDecoderModel,
+    PrinterCallback,
+    Seq2SeqTrainer,
+    Seq2SeqTrainingArguments,
+    TrainerCallback,
+)
 
 from benchmarks.tiny_pair import Setting
 from benchmarks.tiny_pair import optim as optim_of
@@ -190,6 +196,7 @@ def theirs(model: EncoderDecoderModel, course: Course, strategy: str) -> Stamps:
     trainer = Seq2SeqTrainer(
         model, arguments, data_collator=collate, train_dataset=rows, callbacks=[TheirClock(stamps)]
     )
+    trainer.remove_callback(PrinterCallback)
     trainer.train()
     del stamps.real[len(stamps.times) :], stamps.padded[len(stamps.times) :]  # a batch may have been fetched ahead
     return stamps
