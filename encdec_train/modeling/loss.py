@@ -10,6 +10,7 @@ from transformers import EncoderDecoderModel, PreTrainedModel
 from encdec_train.batch import MicroBatch
 from encdec_train.modeling import causal, head_loss, packed
 from encdec_train.modeling.families import base_model, head, is_causal
+from encdec_train.modeling.linear import compute_type
 
 
 def loss_sum(
@@ -37,7 +38,8 @@ def loss_sum(
         decoder, hidden_NH = model.decoder, states(model, micro)
     output = decoder.get_output_embeddings()
     if decoder.config.model_type in packed.TYPES and isinstance(output, nn.Linear):  # it is the last part of the head
-        vars(output)["forward"] = lambda x: x
+        kind = compute_type(output.weight)  # what it puts out, to whoever looks: the doctor does
+        vars(output)["forward"] = lambda x: x.to(kind)
         try:
             hidden_NH = head(decoder, hidden_NH)
         finally:

@@ -101,6 +101,23 @@ def test_logits_are_float32_under_autocast(new_model: Callable[..., Any], eight:
     assert loss.item() != exact.item()
 
 
+@pytest.mark.parametrize("norm", [torch.bfloat16, torch.float32])
+def test_every_linear_layer_puts_out_the_type_of_autocast(
+    norm: torch.dtype, new_model: Callable[..., Any], eight: MicroBatch
+) -> None:
+    """The last one too, whose product is the loss's: norms before it are in float32 under CUDA's autocast."""
+    model, found = new_model(), dict[str, torch.dtype]()
+    for name, module in model.named_modules():
+        if isinstance(module, torch.nn.LayerNorm):
+            module.register_forward_hook(lambda _, __, out: out.to(norm))
+        if isinstance(module, torch.nn.Linear):
+            module.register_forward_hook(lambda _, __, out, name=name: found.update({name: out.dtype}))
+    with torch.autocast("cpu", torch.bfloat16):
+        loss_sum(model, eight).backward()
+    assert "decoder.cls.predictions.decoder" in found
+    assert set(found.values()) == {torch.bfloat16}
+
+
 def test_a_wide_encoder_is_projected(new_bert: Callable[..., Path], tiny_source: Any, eight: MicroBatch) -> None:
     wide = find("model.encoder", str(new_bert("wide", 2, hidden_size=64)), None)
     model = build(wide, tiny_source, Share.none, Init.both, seed=0).model.double().eval()
