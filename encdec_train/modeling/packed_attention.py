@@ -104,10 +104,11 @@ class _Attend(torch.autograd.Function):
         d_query, d_key, d_value = (grad_rows.new_empty(shape) for shape in (of_queries, of_keys, of_keys))
         for index, group in enumerate(_groups(*ctx.layout)):
             q, k, v, weights, keep = saved[5 * index : 5 * index + 5]
-            d_out = group.queries.pad(grad_rows, num_heads).mul_(ctx.factor)
-            group.keys.unpad(d_value, torch.bmm((weights * keep).transpose(1, 2), d_out), num_heads)
+            d_out = group.queries.pad(grad_rows, num_heads)  # perhaps a view of what others read too
+            d_v = torch.bmm((weights * keep).transpose(1, 2), d_out).mul_(ctx.factor)
+            group.keys.unpad(d_value, d_v, num_heads)
             d_weights = torch.bmm(d_out, v.transpose(1, 2)).mul_(keep)
-            d_scores = torch._softmax_backward_data(d_weights, weights, -1, weights.dtype).mul_(ctx.scale)
+            d_scores = torch._softmax_backward_data(d_weights, weights, -1, weights.dtype).mul_(ctx.scale * ctx.factor)
             group.queries.unpad(d_query, torch.bmm(d_scores, k), num_heads)
             group.keys.unpad(d_key, torch.bmm(d_scores.transpose(1, 2), q), num_heads)
         split = (each.view(1, len(each), num_heads, -1).transpose(1, 2) for each in (d_query, d_key, d_value))

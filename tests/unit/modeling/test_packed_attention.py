@@ -41,6 +41,18 @@ def test_its_gradient_is_the_derivative(causal: bool, keys: tuple[int, ...]) -> 
     assert torch.autograd.gradcheck(attend, heads(keys=keys))
 
 
+@pytest.mark.parametrize("lengths", [(5,), (1,), (5, 5), (5, 3)])
+def test_the_gradient_that_comes_in_stays_as_it_is(lengths: tuple[int, ...]) -> None:
+    """It may be another branch's too, or a single number spread over all."""
+    inputs = [each[:, :, : sum(lengths)] for each in heads(keys=QUERIES)]
+    found = packed_attention.attend(inputs, (lengths, lengths, False), 0.3, 0.5)
+    upstream = torch.randn(found.shape, dtype=found.dtype)
+    before = upstream.clone()
+    found.backward(upstream, retain_graph=True)
+    assert torch.equal(upstream, before)
+    found.sum().backward()
+
+
 def test_dropout_falls_on_the_weights() -> None:
     """One group of equal lengths: its mask can be drawn again."""
     query, key, value = (each[:, :, 9:25] for each in heads(keys=QUERIES))
