@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.autograd.function import once_differentiable
 
 from encdec_train.modeling.linear import compute_type, product
 
@@ -61,6 +62,7 @@ class _HeadLoss(torch.autograd.Function):
         return total
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor | None, ...]:  # noqa: ANN401
         hidden_NH, table, d_logits_NV = ctx.saved_tensors
         need_x, need_w, need_b, *_ = ctx.needs_input_grad

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
 _TYPES = {torch.float32, torch.bfloat16}
@@ -61,11 +62,12 @@ class _Linear(torch.autograd.Function):
         return product(rows, weight, None if bias is None else bias.to(kind))
 
     @staticmethod
+    @once_differentiable  # oneDNN's products have no derivative: a second one would be zero without a word
     def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor | None, ...]:  # noqa: ANN401
         x, weight = ctx.saved_tensors
         kind_x, kind_w = ctx.kinds
         need_x, need_w, need_b = ctx.needs_input_grad
-        rows, grads = x.flatten(0, -2), grad.flatten(0, -2)
+        rows, grads = (each[None].flatten(0, -2) for each in (x, grad))  # a row alone has one dimension
         d_x = product(grads, weight.t()).view(x.shape).to(kind_x) if need_x else None
         d_w = product(grads.t(), rows.t()).to(kind_w) if need_w else None
         d_b = grads.sum(0).to(kind_w) if need_b else None  # to the wide type first takes ten times as long

@@ -12,6 +12,7 @@ from functools import lru_cache
 from typing import Any
 
 import torch
+from torch.autograd.function import once_differentiable
 
 from encdec_train.modeling.dropout import keep_mask
 
@@ -97,6 +98,7 @@ class _Attend(torch.autograd.Function):
         return out.view(1, tokens, num_heads, size)
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor | None, ...]:  # noqa: ANN401
         (of_queries, of_keys), saved = ctx.rows, ctx.saved_tensors
         num_heads = grad.shape[2]

@@ -60,6 +60,20 @@ def test_no_rows_are_no_rows() -> None:
     assert float(layer.weight.grad.abs().sum()) == 0.0
 
 
+def test_a_row_alone_is_a_row() -> None:
+    layer, x = linear.Linear(4, 6), torch.ones(4, requires_grad=True)
+    layer(x).sum().backward()
+    assert x.grad is not None
+    torch.testing.assert_close(x.grad, layer.weight.detach().sum(0))
+
+
+def test_a_second_derivative_is_refused() -> None:
+    x = torch.ones(5, 4, requires_grad=True)
+    (slope,) = torch.autograd.grad(linear.Linear(4, 6)(x).tanh().sum(), x, create_graph=True)
+    with pytest.raises(RuntimeError, match="once_differentiable"):
+        slope.sum().backward()
+
+
 def test_float32_on_a_cpu_is_multiplied_by_onednn(monkeypatch: pytest.MonkeyPatch) -> None:
     """Forward, and both gradients: torch's own `linear` is not called."""
     monkeypatch.setattr(functional, "linear", None)
