@@ -52,11 +52,17 @@ def check(model: PreTrainedModel, settings: SearchSettings) -> None:
 def search(
     model: PreTrainedModel, sources: Mapping[int, Tokens], settings: SearchSettings, name: Callable[[int], str]
 ) -> Iterator[Found]:
-    """Yield what `Loop` yields, a batch at a time; how close choices were is not known."""
-    indices = list(sources)
+    """Yield what `Loop` yields, a batch at a time; how close choices were is not known.
+
+    What is drawn depends on the seed and on who is in the batch; torch's random state stays as it was.
+    """
+    indices, devices = list(sources), [model.device] if model.device.type == "cuda" else []
     for batch in batches([len(sources[index]) for index in indices], settings):
         chosen = {indices[position]: sources[indices[position]] for position in batch}
-        yield from _generate(model, chosen, settings, _Numbers(list(map(name, chosen))))
+        with torch.random.fork_rng(devices):
+            torch.manual_seed(int(np.random.default_rng([settings.seed, *chosen]).integers(1 << 63)))
+            found = list(_generate(model, chosen, settings, _Numbers(list(map(name, chosen)))))
+        yield from found
 
 
 class _Numbers(LogitsProcessor):

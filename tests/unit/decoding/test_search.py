@@ -242,6 +242,21 @@ def test_other_families_go_through_the_library() -> None:
             decode(model, SOURCES, replace(GREEDY, **change))
 
 
+@pytest.mark.parametrize("own", [True, False])
+def test_what_is_drawn_is_a_function_of_the_seed(own: bool, talkative: Any) -> None:
+    def drawn(seed: int) -> list[list[int]]:
+        settings = replace(GREEDY, temperature=2.0, num_return_sequences=3, seed=seed)
+        found = Engine(talkative, own=own).search(dict(enumerate(SOURCES)), settings)
+        return [one.tokens for each in sorted(found, key=lambda each: each.index) for one in each.hypotheses]
+
+    before = torch.get_rng_state()
+    first, other, again = drawn(1), drawn(2), drawn(1)
+    assert first == again
+    assert first != other
+    assert len({tuple(tokens) for tokens in first[:3]}) > 1
+    assert torch.equal(torch.get_rng_state(), before)
+
+
 def test_adapters_and_hooks_go_through_the_library(talkative: Any) -> None:
     assert supported(talkative)
     hook = talkative.decoder.bert.register_forward_hook(lambda *_: None)
