@@ -141,7 +141,7 @@ class EveryStep(pl.Callback):
             self._validate(cast(Seq2SeqModule, pl_module))
             asked = cast(Seq2SeqModule, pl_module).anyone_asked_to_stop()  # meanwhile
         if outputs["skipped"]:  # weights that may be about to break do not push out a good checkpoint
-            saved = last or asked or self.progress.best_step == step
+            saved = last or asked or step in self._averaged or self.progress.best_step == step
         if saved:
             self._save(trainer, cast(Seq2SeqModule, pl_module), validation_due=postponed)
         if due and self.is_over and not last:

@@ -263,3 +263,17 @@ def test_ranks_of_another_run_are_not_trained_with(
     expected = f"^launcher: expected ranks of one run, in outputs/a/checkpoints; {re.escape(message)} Start all ranks"
     with pytest.raises(ClusterError, match=expected):
         callbacks._check_ranks_agree("outputs/a/checkpoints", mine, None)
+
+
+def test_a_skipped_step_does_not_cost_the_average(new_model: Callable[..., Any], make_run: Callable[..., Any]) -> None:
+    """Nothing was updated there, so its weights are those of the step before."""
+    model, now = new_model(dropout=0.0), [0]
+    next(model.parameters()).register_hook(lambda gradient: gradient * (float("nan") if now[0] == 4 else 1.0))
+
+    def note(batch: Any, _: Any) -> None:
+        now[0] = batch.step
+
+    made = make_run(model, 6, averaged=[2, 4, 6], watch=note)
+    assert made.callback.progress.skipped_steps == 1
+    assert made.checkpoints == [2, 4, 6]
+    assert final_weights(model, made.root / "checkpoints", made.callback.progress, [2, 4, 6]) == 6
