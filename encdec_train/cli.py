@@ -95,16 +95,26 @@ def main(argv: Sequence[str] | None = None) -> int:
             console.silence(False)
         console.say(f"{f'rank {rank}: ' if rank else ''}encdec {arguments[0]}: {error}")
         return error.exit_status
-    except OSError as error:
-        if error.errno not in FULL_OR_FORBIDDEN:
+    except (OSError, RuntimeError, MemoryError) as error:
+        if (trouble := _trouble(error)) is None:
             raise
         console.silence(False)
-        console.say(f"encdec {arguments[0]}: {error}. What was written before is still there.")
+        console.say(f"encdec {arguments[0]}: {trouble} What was written before is still there.")
         return 1
     except KeyboardInterrupt:
         goes_on = "; the same command goes on from the last checkpoint" if arguments[0] == "train" else ""
         console.say(f"stopped by Ctrl-C{goes_on}")
         return 130
+
+
+def _trouble(error: Exception) -> str | None:
+    """Phrase an error of the machine: its disk, rights, its memory; None for any other."""
+    if isinstance(error, OSError):
+        return f"{error}." if error.errno in FULL_OR_FORBIDDEN else None
+    from encdec_train.training.memory import ran_out
+
+    reason, remedy = str(error).partition("\n")[0], "Free memory, or lower data.max_micro_tokens; decoding keeps to it"
+    return fault("memory", "room for what is computed", None, reason, remedy) if ran_out(error) else None
 
 
 def _dispatch(verb: str, rest: Sequence[str]) -> int:

@@ -7,6 +7,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 import yaml
 
 import encdec_train
@@ -164,6 +165,18 @@ def test_other_verbs_do_not_promise_to_go_on(monkeypatch: pytest.MonkeyPatch, ca
     monkeypatch.setattr(evaluation, "evaluate", raising(KeyboardInterrupt()))
     assert main(["evaluate", "checkpoint=x"]) == 130
     assert capsys.readouterr().err == "stopped by Ctrl-C\n"
+
+
+def test_memory_that_runs_out_is_one_line(monkeypatch: pytest.MonkeyPatch, capsys: Capture) -> None:
+    def run_out(_config: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.\nA second line.")
+
+    monkeypatch.setattr(evaluation, "evaluate", run_out)
+    assert main(["evaluate", "checkpoint=x"]) == 1
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1
+    assert said.startswith("encdec evaluate: memory: expected room for what is computed; CUDA out of memory. Tried")
+    assert "lower data.max_micro_tokens" in said
 
 
 def test_a_defect_of_ours_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
