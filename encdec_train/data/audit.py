@@ -81,7 +81,7 @@ def _shares(facts: Facts) -> dict[str, float]:
         "cut sources": facts["source"]["cut"] / pairs,
         "cut targets": facts["target"]["cut"] / pairs,
         "empty texts": facts["empty"] / pairs,
-        "records set aside": facts["set_aside"] / (pairs + facts["set_aside"]),
+        "records set aside": facts["set_aside"] / max(facts["read"] + facts["set_aside"], 1),
         "repeated pairs": facts["repeated_pairs"] / pairs,
         "targets equal to their source": facts["equal"] / pairs,
         "sources seen in training": facts.get("seen_sources", 0) / pairs,
@@ -105,7 +105,8 @@ def _repeats(rows: Rows) -> tuple[Facts, npt.NDArray[np.int64]]:
             sources[index], pairs[index] = hash(source), hash((source, target))
             empty += not source or not target
             equal += source == target
-    counts = {"pairs": len(rows), "empty": empty, "equal": equal, "set_aside": len(rows.set_aside)}
+    counts = {"pairs": len(rows), "empty": empty, "equal": equal}
+    counts |= {"set_aside": len(rows.set_aside), "read": rows.drawn_from or len(rows)}
     repeated = {"repeated_sources": sources, "repeated_pairs": pairs}
     return counts | {name: len(some) - len(np.unique(some)) for name, some in repeated.items()}, sources
 

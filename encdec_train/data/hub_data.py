@@ -8,6 +8,7 @@ import zipfile
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, BinaryIO, cast
@@ -221,4 +222,4 @@ def taken(rows: Rows, indices: "npt.NDArray[np.int64]") -> Rows:
     for start in range(0, len(rows), BATCH_ROWS):
         inside = indices[(indices >= start) & (indices < start + BATCH_ROWS)] - start
         found.append(rows.table(start, start + BATCH_ROWS).take(pa.array(inside)))
-    return Rows.of_table(pa.concat_tables(found))
+    return replace(Rows.of_table(pa.concat_tables(found)), drawn_from=len(rows))

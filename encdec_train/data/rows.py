@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 _BATCH_ROWS = 4096  # made into Python objects at once
 _PASS_ROWS = 256  # read at once by somebody who goes through all of them
-_COLUMNS, _SET_ASIDE = ("id", "source", "target", "references"), b"set_aside"  # in a table, and in its metadata
+_COLUMNS, _ABOUT = ("id", "source", "target", "references"), ("set_aside", "drawn_from")  # in a table and its metadata
 
 
 @dataclass(frozen=True)
@@ -29,6 +29,7 @@ class Rows:
         references: What its output is scored against, one text or more a row: the list that the target column holds,
             or the `references` column beside it (which need not hold the target), else the target alone.
         set_aside: Records of the file that are not among them: `file`, `line` (or `row`) and `reason` of each.
+        drawn_from: How many rows there were, where these are a part of them; else None.
     """
 
     ids: Sequence[str]
@@ -36,6 +37,7 @@ class Rows:
     targets: Sequence[str]
     references: Sequence[list[str]]
     set_aside: tuple[Mapping[str, Any], ...] = ()
+    drawn_from: int | None = None
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -49,8 +51,9 @@ class Rows:
             pages: The map that they lie in. Who reads all rows lets go of what was read.
         """
         ids, sources, targets, references = (Column[Any](table, name, pages) for name in _COLUMNS)
-        aside = tuple(json.loads((table.schema.metadata or {}).get(_SET_ASIDE, b"[]")))
-        return cls(ids, sources, targets, references, aside)
+        known = table.schema.metadata or {}
+        about = {name: json.loads(known[name.encode()]) for name in _ABOUT if name.encode() in known}
+        return cls(ids, sources, targets, references, tuple(about.get("set_aside", ())), about.get("drawn_from"))
 
     @classmethod
     def mapped(cls, file: Path) -> "Rows":
@@ -64,7 +67,8 @@ class Rows:
         columns = {"id": self.ids, "source": self.sources, "target": self.targets, "references": self.references}
         kinds = {name: pa.list_(pa.string()) if name == "references" else pa.string() for name in columns}
         table = pa.table({name: pa.array(column[start:stop], kinds[name]) for name, column in columns.items()})
-        return table.replace_schema_metadata({_SET_ASIDE: json.dumps(self.set_aside)}) if self.set_aside else table
+        about = {name: json.dumps(getattr(self, name)) for name in _ABOUT if getattr(self, name)}
+        return table.replace_schema_metadata(about or None)
 
     def write(self, file: Path) -> None:
         """Write an Arrow file that `mapped` reads, a batch at a time."""

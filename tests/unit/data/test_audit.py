@@ -4,10 +4,12 @@ import random
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import pytest
 
 from encdec_train.config import Overlong
 from encdec_train.data.audit import WARN_ABOVE, audit, lost_characters, sides
+from encdec_train.data.hub_data import taken
 from encdec_train.data.load import Rows
 from encdec_train.data.preprocess import EncodedSplit, Limits, TextCodec, encode_split
 
@@ -56,6 +58,9 @@ def test_records_that_were_set_aside_are_counted(codec: TextCodec) -> None:
     found = audit({"train": split}, codec)
     assert found["splits"]["train"]["set_aside"] == 1
     assert found["warnings"] == [{"split": "train", "name": "records set aside", "share": 0.25, "above": 0.0}]
+    split.rows = replace(taken(split.rows, np.array([0, 2])), set_aside=split.rows.set_aside)
+    [warning] = audit({"train": split}, codec)["warnings"]
+    assert warning["share"] == 0.25  # of what was read, not of what was drawn from it
 
 
 def test_clean_data_has_no_warning(codec: TextCodec) -> None:

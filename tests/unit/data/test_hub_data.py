@@ -216,4 +216,4 @@ def test_a_part_is_a_function_of_seed_and_size() -> None:
 
 def test_rows_are_taken() -> None:
     rows = Rows(["x", "y", "z"], ["a", "b", "c"], ["A", "B", "C"], [["A"], ["B", "b"], ["C"]])
-    assert taken(rows, np.array([0, 2])) == Rows(["x", "z"], ["a", "c"], ["A", "C"], [["A"], ["C"]])
+    assert taken(rows, np.array([0, 2])) == Rows(["x", "z"], ["a", "c"], ["A", "C"], [["A"], ["C"]], drawn_from=3)
