@@ -152,6 +152,7 @@ def make(
     try:
         wish.obey()
         step = fit(run, started, folder.path)
+        startup.end()
         scores = score_tests(config, session, started.model, folder.path / "predictions")
         distributed.moved(None)  # what follows is rank 0's alone, and may take as long as it likes
         if main:
@@ -331,7 +332,7 @@ def finish(run: Run, scores: Scores, baselines: Mapping[str, Scores]) -> None:
     write_json(folder.metrics, {**scores, **({"baselines": baselines} if baselines else {})})
     write_report(folder.path)
     peak = round(peak_gib(device_type(run.config.trainer.accelerator)), 2)
-    measured = {"startup_seconds": startup.seconds(), "peak_memory_gib": peak}
+    measured = {"peak_memory_gib": peak} | ({"startup_seconds": parts} if (parts := startup.seconds()) else {})
     write_manifest(folder.path, {**folder.manifest(), **measured, "finished": True})
     console.say(f"peak memory of rank 0: {peak} GiB")
     shutil.rmtree(folder.path / "baseline_random" / "checkpoints", ignore_errors=True)  # last: they save the next start

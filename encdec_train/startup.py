@@ -25,6 +25,12 @@ def mark(part: str) -> bool:
     return True
 
 
+def end() -> None:
+    """Stop the clock: where there was no first step so far, what follows is no start."""
+    if _marks and _marks[-1][0] != "first step":
+        _marks.clear()
+
+
 def seconds() -> dict[str, float]:
     """Return what each part took, in order; empty before anything was noted."""
     pairs = zip(_marks, _marks[1:], strict=False)

@@ -97,9 +97,11 @@ class EveryStep(pl.Callback):
         if resumed is not None:
             checkpoints.restore_optimizer(module.model, trainer.optimizers[0], resumed)
             if resumed.state["validation_due"]:
+                startup.mark("trainer")
                 self._validate(module)
                 self._save(trainer, module)
-                trainer.should_stop = self.is_over
+                trainer.should_stop = _over(self, self._config, self._total_steps)
+                startup.mark("validation")
         self._telemetry.restart()
         startup.mark("trainer")
 
@@ -144,10 +146,8 @@ class EveryStep(pl.Callback):
             saved = last or asked or step in self._averaged or self.progress.best_step == step
         if saved:
             self._save(trainer, cast(Seq2SeqModule, pl_module), validation_due=postponed)
-        if due and self.is_over and not last:
-            patience = self._config.patience_validations
-            console.say(f"stop at step {step}: no better {self._config.best_metric} in {patience} validations")
-        trainer.should_stop |= asked or (due and self.is_over)
+        over = due and _over(self, self._config, self._total_steps)
+        trainer.should_stop |= asked or over
         if logged or saved:
             self._telemetry.restart()
 
@@ -220,6 +220,14 @@ class EveryStep(pl.Callback):
         distributed.moved(f"the checkpoint of step {self.step}", waits=True)
         distributed.barrier()
         distributed.moved(f"the data of step {self.step + 1}")
+
+
+def _over(run: EveryStep, config: TrainerConfig, total_steps: int) -> bool:
+    """Tell whether patience has run out, and say so where that ends a run early."""
+    if run.is_over and run.step < total_steps:
+        patience = config.patience_validations
+        console.say(f"stop at step {run.step}: no better {config.best_metric} in {patience} validations")
+    return run.is_over
 
 
 def _check_finite(outputs: Mapping[str, Any], step: int) -> None:

@@ -31,6 +31,16 @@ def test_a_second_run_of_a_process_counts_from_its_own_start(monkeypatch: pytest
     assert startup.seconds() == {"model": 2.0, "first step": 1.0}
 
 
+def test_what_follows_a_run_without_a_step_is_no_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(startup, "_marks", [("", 0.0), ("model", 1.0)])
+    startup.end()
+    assert not startup.mark("first step")
+    assert startup.seconds() == {}
+    monkeypatch.setattr(startup, "_marks", [("", 0.0), ("first step", 1.0)])
+    startup.end()
+    assert startup.seconds() == {"first step": 1.0}
+
+
 def test_the_clock_counts_from_the_start_of_the_process() -> None:
     code = (
         "import time; time.sleep(0.5);"

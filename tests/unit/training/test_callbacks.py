@@ -138,6 +138,21 @@ def test_patience_is_carried_over_a_stop(
     assert made.callback.progress == Progress("loss", 4, 1.0, 2)
 
 
+def test_patience_that_runs_out_in_a_postponed_validation_is_said(
+    new_model: Callable[..., Any], make_run: Callable[..., Any], heard_of: Callable[..., Any], tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    options = {"validate_every_steps": 2, "patience_validations": 2}
+    with pytest.raises(RuntimeError, match="killed"):
+        make_run(new_model(), 20, heard=heard_of(7), validator=Scripted("loss", [2.0, 1.0, 1.5]), **options)
+    stopped = checkpoints.read(checkpoints.folder_of(tmp_path / "run" / "checkpoints", 6))
+    due = replace(stopped, state={**stopped.state, "validation_due": True})
+    monkeypatch.setattr(checkpoints, "newest", lambda _root: due)
+    made = make_run(new_model(), 20, validator=Scripted("loss", [1.5]), **options)
+    assert made.callback.step == 6
+    assert "stop at step 6: no better loss in 2 validations" in capsys.readouterr().err
+
+
 def test_the_best_weights_are_loaded(new_model: Callable[..., Any], make_run: Callable[..., Any]) -> None:
     script = Scripted("loss", [2.0, 1.0, 3.0])
     made = make_run(new_model(), 6, validate_every_steps=2, validator=script)
