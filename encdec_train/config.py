@@ -84,7 +84,7 @@ class TaskConfig:
     num_test_examples: int | None = within(1)
     train_fraction: float = within(1e-6, 1)  # of the training rows, drawn at random
     fraction_seed: int = within(0, 2**32 - 1)  # of that draw; not the run's, so that all seeds see the same rows
-    subset: str | None  # of WMT: source and target, such as en-de; of DiscoFuse: wikipedia, sport, balanced (files only)
+    subset: str | None  # of WMT: source and target, as in en-de; of DiscoFuse: wikipedia, sport, balanced (files only)
     wmt_year: int | None = within(2014, 2019)
 
     @property

@@ -183,7 +183,7 @@ def shard(units: "Sequence[nn.Module]", device: "torch.device") -> None:
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import fully_shard
 
-    mesh = init_device_mesh(device.type, (world_size(),))  # of one dimension: it waits as long as the group that is there
+    mesh = init_device_mesh(device.type, (world_size(),))  # the group that is there, with its patience
     for unit in units:
         fully_shard(unit, mesh=mesh)
 
@@ -192,7 +192,8 @@ def whole(value: "torch.Tensor") -> "torch.Tensor":
     """Gather a tensor that lies in parts over the ranks, which all call it; another one is returned as it is."""
     from torch.distributed.tensor import DTensor
 
-    return value.detach().full_tensor() if isinstance(value, DTensor) else value.detach()
+    found: torch.Tensor = value.full_tensor() if isinstance(value, DTensor) else value
+    return found.detach()
 
 
 def laid_out(value: "torch.Tensor", like: "torch.Tensor") -> "torch.Tensor":
@@ -202,7 +203,8 @@ def laid_out(value: "torch.Tensor", like: "torch.Tensor") -> "torch.Tensor":
     value = value.to(like.device, copy=not isinstance(like, DTensor))
     if not isinstance(like, DTensor) or value.ndim == 0:
         return value
-    return distribute_tensor(value, like.device_mesh, like.placements, src_data_rank=None).clone()  # no view of the whole
+    part = distribute_tensor(value, like.device_mesh, like.placements, src_data_rank=None)
+    return part.clone()  # it is a view of the whole
 
 
 def barrier() -> None:

@@ -194,7 +194,7 @@ class Seq2SeqModule(pl.LightningModule):
 
     def autocast(self) -> AbstractContextManager[object]:
         """Compute in the run's precision."""
-        return autocast(self._precision, self.device.type)
+        return autocast(self._precision, self.device.type, cached=self.sharded is None)
 
     def _drop_warm_gradients(self) -> None:
         """Leave what was loaded as it is: without a gradient the optimizer does not see it, nor does clipping."""

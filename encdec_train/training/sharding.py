@@ -1,13 +1,15 @@
-"""`trainer.sharding`: weights, gradients and optimizer state in parts over the ranks (FSDP2; ZeRO, Rajbhandari et al. 2020).
+"""`trainer.sharding`: weights, gradients and optimizer state in parts over the ranks, by FSDP2.
 
 A layer's weights are gathered for its passes and let go of behind them, and its gradients are added and divided in each
 backward pass. So every pass is a collective: all ranks make equally many. What decodes gets whole weights instead.
+Source: Rajbhandari et al. 2020 (ZeRO, stage 3); `torch.distributed.fsdp.fully_shard`.
 """
 
 import copy
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import cast
 
 import torch
 from torch import nn
@@ -39,17 +41,18 @@ class ShardedLoss(nn.Module):
         """Return what `loss_sum` does."""
         return loss_sum(self.model, micro, label_smoothing, pack=pack)
 
-    def fill(self, device: torch.device | None = None) -> EncoderDecoderModel:
-        """Gather all weights into the model that was given, on a device or where their parts are; it is returned."""
+    def fill(self, device: torch.device) -> EncoderDecoderModel:
+        """Gather all weights into the model that was given; it is returned."""
         found = dict(self.model.named_parameters())
         for name, p in self._empty[0].named_parameters():
-            p.data = distributed.whole(found[name]).to(device or found[name].device)
-        return self._empty[0].to(device or next(iter(found.values())).device)  # the buffers
+            p.data = distributed.whole(found[name]).to(device)
+        cast(nn.Module, self._empty[0]).to(device)  # the buffers
+        return self._empty[0]
 
     @contextmanager
     def whole(self) -> Iterator[EncoderDecoderModel]:
         """Lend the model that was given, with weights; it may be used alone. Every rank must come here."""
-        yield self.fill()
+        yield self.fill(self.model.device)
         self._let_go()
 
     def _let_go(self) -> None:

@@ -88,7 +88,8 @@ def _strategy(trainer: TrainerConfig) -> Strategy | str:
     backend = "gloo" if trainer.accelerator is Accelerator.cpu else None
     patience = timedelta(seconds=1800 if trainer.stall_seconds is None else trainer.stall_seconds + 60)
     if trainer.sharding:
-        return ModelParallelStrategy(trainer.devices * trainer.num_nodes, 1, process_group_backend=backend, timeout=patience)
+        ranks = trainer.devices * trainer.num_nodes
+        return ModelParallelStrategy(ranks, 1, process_group_backend=backend, timeout=patience)
     return DDPStrategy(
         process_group_backend=backend,
         timeout=patience,

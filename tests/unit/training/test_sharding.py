@@ -1,6 +1,9 @@
 """Weights in parts over two ranks make the steps of one: gradients, whole weights, a resumed run, memory."""
 
+import copy
+import sys
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -9,22 +12,30 @@ from torch.distributed.tensor import DTensor
 from transformers import EncoderDecoderModel
 
 from benchmarks import splits
-from benchmarks.splits import ONE_EXAMPLE, SPLITS, Measured, by_hand, difference, ours
+from benchmarks.splits import SPLITS, Measured, by_hand, difference, ours
 from benchmarks.tiny_pair import Setting, pair
 from benchmarks.two_ranks import on_two_ranks
-from encdec_train.config import Share
+from encdec_train import distributed
+from encdec_train.batch import MicroBatch
+from encdec_train.config import OptimConfig, Precision, Share
+from encdec_train.errors import EncDecError
+from encdec_train.modeling.loss import loss_sum
 from encdec_train.modeling.sharing import share
+from encdec_train.training import sharding as sharding_file
+from encdec_train.training.module import Seq2SeqModule
+from encdec_train.training.validation import Validator
 
-TWO = [split for split in SPLITS if split.ranks == 2]
-UNEQUAL = next(split for split in TWO if split.name == "2 ranks: 1 + 3")
-ALONE = SPLITS[0]
-SETTINGS = {
-    "float64": Setting(),  # smoothing, clipping and frozen embeddings
-    "float64, one example left": Setting(num_examples=33),
-    "float32": Setting(dtype=torch.float32),
-}
+SPLIT = {split.name: split for split in SPLITS}
+ALONE, UNEQUAL = SPLIT["1 rank: 1"], SPLIT["2 ranks: 1 + 3"]
 PLAIN = Setting(frozen=False)
+CASES = {  # settings and splits: ranks with other numbers of micro-batches, one without any
+    "float64, 1 + 3": (Setting(), UNEQUAL),  # smoothing, clipping and frozen embeddings
+    "float64, none + 2": (Setting(), SPLIT["2 ranks: none + 2"]),
+    "float64, one example left": (Setting(num_examples=33), SPLIT["2 ranks: 4 + 4"]),
+    "float32, 1 + 3": (Setting(dtype=torch.float32), UNEQUAL),
+}
 TOLERANCES = {torch.float64: 1e-10, torch.float32: 1e-4}  # relative, as where nothing is sharded
+Found = Mapping[Any, list[Any]]
 
 
 def one_set_of_layers() -> EncoderDecoderModel:
@@ -34,32 +45,32 @@ def one_set_of_layers() -> EncoderDecoderModel:
 
 
 class Scale(splits.Recorder):
-    """Weighs what this rank holds when a step has ended, in bytes, and looks at what became of the model."""
+    """Weighs what this rank holds when a step has ended, in bytes, and looks at what became of the layers."""
 
     def on_train_batch_end(self, trainer: Any, pl_module: Any, *given: Any) -> None:
         super().on_train_batch_end(trainer, pl_module, *given)
         states = [value for state in trainer.optimizers[0].state.values() for value in state.values() if value.ndim]
         held = [*pl_module.model.parameters(), *(p.grad for p in pl_module.model.parameters()), *states]
-        self.measured.bytes = sum((t.to_local() if isinstance(t, DTensor) else t).nbytes for t in held if t is not None)
+        local = [t.to_local() if isinstance(t, DTensor) else t for t in held if t is not None]
+        storages = {t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in local}
+        self.measured.bytes = sum(storages.values())
         layers = [*pl_module.model.encoder.encoder.layer, *pl_module.model.decoder.bert.encoder.layer]
         self.measured.units = sum(type(layer).__name__.startswith("FSDP") for layer in layers)
 
 
 @pytest.fixture(scope="module")
-def found(one_thread: None) -> Mapping[Any, list[Any]]:
+def found(one_thread: None) -> Found:
     """What each rank measured, by case; all cases in one pair of processes."""
-    exact = {(name, split.name): (SETTINGS[name], split) for name in SETTINGS for split in TWO}
 
     def run() -> dict[Any, Any]:
         splits.Recorder = Scale
-        measured = {key: ours(*case, sharding=True) for key, case in exact.items()}
+        measured = {name: ours(*case, sharding=True) for name, case in CASES.items()}
         measured["one set"] = ours(PLAIN, UNEQUAL, one_set_of_layers(), sharding=True)
         for sharding in (False, True):
             model = pair(PLAIN)
-            if sharding:
-                for half in (model.encoder, model.decoder):
-                    half.activation_checkpointing_enable({"use_reentrant": False})
-            measured["computed again", sharding] = ours(PLAIN, UNEQUAL, model, sharding=sharding)
+            for half in (model.encoder, model.decoder) if sharding else ():
+                half.activation_checkpointing_enable({"use_reentrant": False})
+            measured["all", sharding] = ours(PLAIN, UNEQUAL, model, sharding=sharding)
             measured["weights", sharding] = [p.detach().numpy() for p in model.parameters()]
         return measured
 
@@ -74,78 +85,120 @@ def assert_equal(rank: Measured, expected: Measured, tolerance: float) -> None:
     assert difference(rank, expected) < tolerance
 
 
-@pytest.mark.parametrize("split", [split.name for split in TWO])
-@pytest.mark.parametrize("name", SETTINGS)
-def test_five_steps_are_those_of_one_batch(name: str, split: str, found: Mapping[Any, list[Any]]) -> None:
-    expected = by_hand(SETTINGS[name])
-    for rank in found[name, split]:
-        assert_equal(rank, expected, TOLERANCES[SETTINGS[name].dtype])
+@pytest.mark.parametrize("case", CASES)
+def test_five_steps_are_those_of_one_batch(case: str, found: Found) -> None:
+    expected = by_hand(CASES[case][0])
+    for rank in found[case]:
+        assert_equal(rank, expected, TOLERANCES[CASES[case][0].dtype])
         assert rank.units == 4
 
 
-def test_halves_of_one_set_of_layers_stay_one(found: Mapping[Any, list[Any]]) -> None:
+def test_halves_of_one_set_of_layers_stay_one(found: Found) -> None:
     expected = ours(PLAIN, ALONE, one_set_of_layers())
     for rank in found["one set"]:
         assert_equal(rank, expected, 1e-10)
-        assert rank.units == 0  # what is in two layers is held by the whole model's unit
+        assert rank.units == 0  # what two layers have in common is held by the unit of the whole model
         assert rank.gradients[0].keys() == dict(one_set_of_layers().named_parameters()).keys()
 
 
-def test_layers_that_are_computed_again_and_the_weights_afterwards(found: Mapping[Any, list[Any]]) -> None:
-    for sharded, ddp in zip(found["computed again", True], found["computed again", False], strict=True):
+def test_they_are_those_of_ddp_though_layers_are_computed_again(found: Found) -> None:
+    for sharded, ddp in zip(found["all", True], found["all", False], strict=True):
         assert_equal(sharded, ddp, 1e-10)
     for sharded, ddp in zip(found["weights", True], found["weights", False], strict=True):
         for p, q in zip(sharded, ddp, strict=True):  # in the model that was given, tied as it was
             torch.testing.assert_close(torch.from_numpy(p), torch.from_numpy(q), rtol=1e-10, atol=1e-12)
 
 
-@pytest.mark.parametrize("case", ["one set", ("computed again", True)], ids=str)
-def test_a_rank_holds_half_of_weights_gradients_and_moments(case: Any, found: Mapping[Any, list[Any]]) -> None:
+@pytest.mark.parametrize("case", ["one set", ("all", True)], ids=str)
+def test_a_rank_holds_half_of_weights_gradients_and_moments(case: Any, found: Found) -> None:
     model = one_set_of_layers() if case == "one set" else pair(PLAIN)
     everything = 4 * sum(p.nbytes for p in model.parameters())
-    held = [rank.bytes for rank in found[case]]
-    assert sum(held) == everything
-    assert held == pytest.approx([everything / 2] * 2, rel=0.02)  # 40 tokens, 64 units: the halves are rows
+    assert [rank.bytes for rank in found[case]] == pytest.approx([everything / 2] * 2, rel=0.02)
     if case != "one set":
-        assert [rank.bytes for rank in found["computed again", False]] == [everything] * 2
+        assert [rank.bytes for rank in found["all", False]] == pytest.approx([everything] * 2, rel=0.02)
 
 
-def test_a_run_validates_decodes_and_goes_on_to_the_bit(
-    new_model: Callable[..., Any], make_run: Callable[..., Any], validator: Any
-) -> None:
-    options = {"devices": 2, "validator": validator, "validate_every_steps": 2, "checkpoint_every_steps": 1}
+@pytest.fixture
+def watched(monkeypatch: pytest.MonkeyPatch, optim: OptimConfig) -> list[Any]:
+    """Validations, each beside one of a plain model with the same weights."""
+    call, seen = Validator.__call__, list[Any]()
+
+    def watch(self: Validator, module: Any) -> Any:
+        found = call(self, module)
+        with module.whole_model() as model:
+            plain = Seq2SeqModule(copy.deepcopy(model), optim, 1, 0, Precision.fp32)
+        seen.append((found, call(self, plain)))
+        return found
+
+    monkeypatch.setattr(Validator, "__call__", watch)
+    return seen
+
+
+Run = Callable[..., Any]
+
+
+def test_a_run_validates_freezes_and_leaves_a_step_out_as_ddp_does(
+    new_model: Run, make_run: Run, validator: Validator, optim: OptimConfig, watched: list[Any],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    fresh = frozenset(name for name, _ in new_model().named_parameters() if "crossattention" in name)
+    options = {
+        "devices": 2,
+        "validate_every_steps": 2,
+        "validator": validator,
+        "optim": replace(optim, freeze_warm_steps=1),
+        "fresh": fresh,
+    }
+    step = [0]
+
+    def broken(model: Any, micro: MicroBatch, *given: Any, **more: Any) -> torch.Tensor:
+        found = loss_sum(model, micro, *given, **more)
+        return found * float("nan") if (step[0], distributed.rank()) == (3, 1) else found
 
     def run() -> Any:
-        seen: list[Any] = []
-        call = type(validator).__call__
-
-        def watched(self: Any, module: Any) -> Any:
-            seen.append(call(self, module))
-            with module.whole_model() as model:
-                seen.append([p.detach().numpy().copy() for p in model.parameters()])
-            return seen[-2]
-
-        type(validator).__call__ = watched
         made = {}
-        for name, sharding in (("sharded", True), ("ddp", False)):
-            ended = make_run(new_model(dropout=0.0), 4, name=name, sharding=sharding, **options)
-            made[name] = ended.rows, list(seen), [p.detach().numpy() for p in ended.model.parameters()]
-            seen.clear()
-        make_run(new_model(), 4, name="whole", sharding=True, **options)  # with dropout
-        make_run(new_model(), 3, name="cut", sharding=True, **options)
-        make_run(new_model(), 4, name="cut", sharding=True, **options)
+        for file in (sharding_file, sys.modules[Seq2SeqModule.__module__]):
+            monkeypatch.setattr(file, "loss_sum", broken)
+        for name in ("sharded", "ddp"):
+            watch = lambda batch, _: step.__setitem__(0, batch.step)  # noqa: E731
+            ended = make_run(new_model(dropout=0.0), 4, name=name, sharding=name == "sharded", watch=watch, **options)
+            weights = [p.detach().numpy() for p in ended.model.parameters()]
+            made[name] = ended.rows, weights, ended.callback.progress, list(watched)
+            watched.clear()
         return made
 
-    ranks = on_two_ranks(run)
-    for made in ranks:
-        (rows, seen, weights), (expected_rows, expected_seen, expected) = made["sharded"], made["ddp"]
+    for made in on_two_ranks(run):
+        (rows, weights, progress, seen), (expected_rows, expected, _, _) = made["sharded"], made["ddp"]
+        assert progress.skipped_steps == 1
+        assert [len(found.examples) for found, _ in seen] == [4, 4]
+        assert all(found == plain for found, plain in seen)
         for row, other in zip(rows, expected_rows, strict=True):
-            assert row == pytest.approx(other, rel=1e-4)
-        assert len(seen) == len(expected_seen) == 4
-        for at in (0, 2):
-            assert seen[at].examples == expected_seen[at].examples
-            assert len(seen[at].examples) == 4
+            numbers = {key: value for key, value in other.items() if value is not None}  # the loss that is none
+            assert {key: row[key] for key in numbers} == pytest.approx(numbers, rel=1e-4)
+            assert row.keys() == other.keys()
         for p, q in zip(weights, expected, strict=True):
             torch.testing.assert_close(torch.from_numpy(p), torch.from_numpy(q), rtol=1e-3, atol=1e-5)
-        assert all((p == q).all() for p, q in zip(seen[3], weights, strict=True))
-    assert all((p == q).all() for p, q in zip(ranks[0]["sharded"][2], ranks[1]["sharded"][2], strict=True))
+
+
+def test_a_pass_that_does_not_fit_is_not_split(
+    new_model: Callable[..., Any], make_run: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(model: Any, micro: MicroBatch, *given: Any, **more: Any) -> torch.Tensor:
+        if distributed.rank() == 1:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        return loss_sum(model, micro, *given, **more)
+
+    def run() -> str:
+        monkeypatch.setattr(sharding_file, "loss_sum", full)
+        try:
+            make_run(new_model(), 2, devices=2, sharding=True)
+        except EncDecError as error:
+            return str(error)
+        except RuntimeError:
+            return "the other rank is lost"
+        return "nothing"
+
+    first, second = on_two_ranks(run)
+    assert first == "the other rank is lost"
+    assert second.startswith("data.max_micro_tokens: expected below ")
+    assert "step 1: memory ran out in a pass that all ranks make together (trainer.sharding). Lower it" in second
