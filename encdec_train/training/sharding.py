@@ -32,9 +32,8 @@ class ShardedLoss(nn.Module):
     def __init__(self, model: EncoderDecoderModel, device: torch.device) -> None:
         super().__init__()
         self._empty = [model]  # in a list: no part of this module
-        taken = {id(p): nn.Parameter(p.data, p.requires_grad) for p in model.parameters()}
-        self.model: EncoderDecoderModel = copy.deepcopy(model, taken)
-        self._let_go()
+        self.model = _taken_over(model)
+        self._let_go()  # before parts are made, so that a layer's weights go when its part is there
         distributed.shard([*_units(self.model), self], device)
 
     def forward(self, micro: MicroBatch, label_smoothing: float, pack: bool) -> torch.Tensor:
@@ -58,6 +57,11 @@ class ShardedLoss(nn.Module):
     def _let_go(self) -> None:
         for p in self._empty[0].parameters():
             p.data = p.data.new_empty(0)
+
+
+def _taken_over(model: EncoderDecoderModel) -> EncoderDecoderModel:
+    """Copy a model, but for the memory of its weights; what is one parameter under several names stays one."""
+    return copy.deepcopy(model, {id(p): nn.Parameter(p.data, p.requires_grad) for p in model.parameters()})
 
 
 def _units(model: EncoderDecoderModel) -> list[nn.Module]:

@@ -2,6 +2,7 @@
 
 import copy
 import sys
+import weakref
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
@@ -63,8 +64,17 @@ def found(one_thread: None) -> Found:
     """What each rank measured, by case; all cases in one pair of processes."""
 
     def run() -> dict[Any, Any]:
-        splits.Recorder = Scale
-        measured = {name: ours(*case, sharding=True) for name, case in CASES.items()}
+        splits.Recorder, shard, left = Scale, distributed.shard, []
+
+        def watched_shard(units: Any, device: Any) -> None:
+            for unit in units:
+                whole = [weakref.ref(p) for p in unit.parameters() if not isinstance(p, DTensor)]
+                shard([unit], device)
+                left.append(sum(p() is not None for p in whole))
+
+        distributed.shard = watched_shard
+        measured: dict[Any, Any] = {"left": left}
+        measured |= {name: ours(*case, sharding=True) for name, case in CASES.items()}
         measured["one set"] = ours(PLAIN, UNEQUAL, one_set_of_layers(), sharding=True)
         for sharding in (False, True):
             model = pair(PLAIN)
@@ -91,6 +101,10 @@ def test_five_steps_are_those_of_one_batch(case: str, found: Found) -> None:
     for rank in found[case]:
         assert_equal(rank, expected, TOLERANCES[CASES[case][0].dtype])
         assert rank.units == 4
+
+
+def test_a_units_weights_are_gone_when_its_part_is_there(found: Found) -> None:
+    assert found["left"] == [[0] * (5 * (4 + 1) + 1)] * 2  # four layers and the rest; of one set of layers only a rest
 
 
 def test_halves_of_one_set_of_layers_stay_one(found: Found) -> None:
