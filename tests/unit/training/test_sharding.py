@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 import torch
 from torch.distributed.tensor import DTensor
-from transformers import EncoderDecoderModel
+from transformers import EncoderDecoderModel, GPT2Config, GPT2LMHeadModel
 
 from benchmarks import splits
 from benchmarks.splits import SPLITS, Measured, by_hand, difference, ours
-from benchmarks.tiny_pair import Setting, pair
+from benchmarks.tiny_pair import EOS, VOCABULARY, Setting, pair
 from benchmarks.two_ranks import on_two_ranks
 from encdec_train import distributed
 from encdec_train.batch import MicroBatch
@@ -45,6 +45,14 @@ def one_set_of_layers() -> EncoderDecoderModel:
     return model
 
 
+def without_encoder() -> GPT2LMHeadModel:
+    sizes = {"vocab_size": VOCABULARY, "n_embd": 32, "n_layer": 2, "n_head": 2, "n_positions": 32}
+    rates = {"resid_pdrop": 0.0, "embd_pdrop": 0.0, "attn_pdrop": 0.0}
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return GPT2LMHeadModel(GPT2Config(**sizes, **rates, eos_token_id=EOS, bos_token_id=EOS)).double().train()
+
+
 class Scale(splits.Recorder):
     """Weighs what this rank holds when a step has ended, in bytes, and looks at what became of the layers."""
 
@@ -55,8 +63,7 @@ class Scale(splits.Recorder):
         local = [t.to_local() if isinstance(t, DTensor) else t for t in held if t is not None]
         storages = {t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in local}
         self.measured.bytes = sum(storages.values())
-        layers = [*pl_module.model.encoder.encoder.layer, *pl_module.model.decoder.bert.encoder.layer]
-        self.measured.units = sum(type(layer).__name__.startswith("FSDP") for layer in layers)
+        self.measured.units = sum(type(layer).__name__.startswith("FSDP") for layer in pl_module.model.modules())
 
 
 @pytest.fixture(scope="module")
@@ -75,6 +82,7 @@ def found(one_thread: None) -> Found:
         distributed.shard = watched_shard
         measured: dict[Any, Any] = {"left": left}
         measured |= {name: ours(*case, sharding=True) for name, case in CASES.items()}
+        measured["gpt"] = ours(PLAIN, UNEQUAL, without_encoder(), sharding=True)
         measured["one set"] = ours(PLAIN, UNEQUAL, one_set_of_layers(), sharding=True)
         for sharding in (False, True):
             model = pair(PLAIN)
@@ -104,7 +112,9 @@ def test_five_steps_are_those_of_one_batch(case: str, found: Found) -> None:
 
 
 def test_a_units_weights_are_gone_when_its_part_is_there(found: Found) -> None:
-    assert found["left"] == [[0] * (5 * (4 + 1) + 1)] * 2  # four layers and the rest; of one set of layers only a rest
+    assert (
+        found["left"] == [[0] * (5 * (4 + 1) + (2 + 1) + 1)] * 2
+    )  # layers and the rest; of one set of layers only a rest
 
 
 def test_halves_of_one_set_of_layers_stay_one(found: Found) -> None:
@@ -113,6 +123,13 @@ def test_halves_of_one_set_of_layers_stay_one(found: Found) -> None:
         assert_equal(rank, expected, 1e-10)
         assert rank.units == 0  # what two layers have in common is held by the unit of the whole model
         assert rank.gradients[0].keys() == dict(one_set_of_layers().named_parameters()).keys()
+
+
+def test_a_model_without_an_encoder(found: Found) -> None:
+    expected = ours(PLAIN, ALONE, without_encoder())
+    for rank in found["gpt"]:
+        assert_equal(rank, expected, 1e-10)
+        assert rank.units == 2
 
 
 def test_they_are_those_of_ddp_though_layers_are_computed_again(found: Found) -> None:
