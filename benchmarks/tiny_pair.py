@@ -87,7 +87,7 @@ def pair(setting: Setting) -> EncoderDecoderModel:
 def optim(setting: Setting) -> OptimConfig:
     """AdamW at a constant rate."""
     return OptimConfig(
-        name=OptimizerName.adamw, lr=2e-3, schedule=Schedule.constant, warmup_steps=0, weight_decay=0.1, beta1=0.9,
-        beta2=0.99, eps=1e-8, label_smoothing=setting.label_smoothing, max_grad_norm=setting.max_grad_norm,
+        name=OptimizerName.adamw, lr=2e-3, schedule=Schedule.constant, warmup_steps=0, weight_decay=0.1,
+        betas=[0.9, 0.99], eps=1e-8, label_smoothing=setting.label_smoothing, max_grad_norm=setting.max_grad_norm,
         freeze=[], freeze_warm_steps=0, fresh_lr_factor=1.0, layer_decay=1.0, average_last=1, average_every_steps=None,
     )  # fmt: skip

@@ -122,7 +122,7 @@ def ours(model: EncoderDecoderModel, course: Course) -> Stamps:
     """Train with this package, `metrics.jsonl` written as in a run."""
     examples, steps, stamps = course.examples, course.steps, Stamps(course.clock)
     optim = optim_of(Setting(label_smoothing=0.0, max_grad_norm=1.0))
-    optim.lr, optim.beta2, optim.weight_decay = course.lr, 0.999, 0.0
+    optim.lr, optim.betas, optim.weight_decay = course.lr, [0.9, 0.999], 0.0
     module = TimedModule(model, optim, steps, course.seed, course.precision)
     module.stamps = stamps
     device = "cuda" if torch.cuda.is_available() else "cpu"

@@ -178,10 +178,13 @@ def _check_data(data: DataConfig) -> list[str]:
 
 
 def _check_optim(optim: OptimConfig) -> list[str]:
-    if optim.max_grad_norm != 0:
-        return []
-    reason = "it would clip every gradient to nothing"
-    return [fault("optim.max_grad_norm", "above 0", optim.max_grad_norm, reason, "Set null for no clipping")]
+    faults = []
+    if len(optim.betas) != 2 or not all(0 <= beta < 1 for beta in optim.betas):  # noqa: PLR2004 - Adam has two
+        faults.append(fault("optim.betas", "two numbers from 0 to below 1, such as [0.9,0.999]", optim.betas))
+    if optim.max_grad_norm == 0:
+        reason = "it would clip every gradient to nothing"
+        faults.append(fault("optim.max_grad_norm", "above 0", optim.max_grad_norm, reason, "Set null for no clipping"))
+    return faults
 
 
 def _check_trainer(trainer: TrainerConfig) -> list[str]:

@@ -152,8 +152,7 @@ class OptimConfig:
     schedule: Schedule
     warmup_steps: int | None = within(0)  # null: a tenth of the run's steps
     weight_decay: float = within(0)  # not on biases and layer norms
-    beta1: float = within(0, below=1)
-    beta2: float = within(0, below=1)
+    betas: list[float]  # Adam's two
     eps: float = within(0)
     label_smoothing: float = within(0, below=1)
     max_grad_norm: float | None = within(0)  # of the global gradient; null: no clipping

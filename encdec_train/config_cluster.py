@@ -16,6 +16,7 @@ class ClusterConfig:
     partition: str | None
     account: str | None
     qos: str | None
+    constraint: str | None
     nodes: int | str  # or a range, `2-4`, of which SLURM chooses
     gpus_per_node: int = within(0)  # a task each; 0: `trainer.devices` tasks a node, on CPUs
     cpus_per_task: int = within(1)
@@ -24,7 +25,7 @@ class ClusterConfig:
     stop_seconds: int = within(1)  # before its end a job is warned: for a step, a checkpoint and a running validation
     setup: list[str]  # lines of shell before the run: modules, environments
     container: str | None  # a command that runs another one: `apptainer exec --nv image.sif`
-    options: list[str]  # further options of sbatch: `--constraint=a100`, `--mail-type=FAIL`
+    options: list[str]  # further options of sbatch: `--mail-type=FAIL`
 
 
 @dataclass(kw_only=True)

@@ -129,8 +129,9 @@ def make(
     device_type(config.trainer.accelerator)
     startup.mark("torch")
     rows = {name: source.load() for name, source in sources.items()}
-    config = replace(config, model=local_model(config))
     startup.mark("rows")
+    config = replace(config, model=local_model(config))
+    startup.mark("checkpoint files")
     session = open_session(config, rows, sources)
     startup.mark("tokens")
     plan = planned(config, session)  # what cannot be planned is said before anything is written

@@ -29,7 +29,7 @@ def options(cluster: ClusterConfig, tasks_per_node: int, name: str, log: str) ->
     """
     asked = {
         "job-name": name, "output": log, "open-mode": "append", "partition": cluster.partition,
-        "account": cluster.account, "qos": cluster.qos, "nodes": cluster.nodes,
+        "account": cluster.account, "qos": cluster.qos, "constraint": cluster.constraint, "nodes": cluster.nodes,
         "ntasks-per-node": tasks_per_node, "gpus-per-node": cluster.gpus_per_node or None,
         "cpus-per-task": cluster.cpus_per_task, "mem": cluster.memory, "time": cluster.time,
         "signal": f"USR1@{cluster.stop_seconds}",

@@ -17,7 +17,7 @@ from transformers.pytorch_utils import Conv1D
 
 from encdec_train.decoding.cache import BLOCK_PLACES, Cache
 from encdec_train.decoding.linear import Linear, PackedLinears, packed
-from encdec_train.modeling import dropout, families
+from encdec_train.modeling import dropout, families, linear
 
 ENCODED_TOKENS = 4096  # at a time, so that the encoder's feed-forward layers do not need most of the memory
 FAMILIES = (BertLMHeadModel, RobertaForCausalLM, GPT2LMHeadModel)
@@ -33,7 +33,7 @@ def supported(model: Any) -> bool:  # noqa: ANN401 - any model of the library
     modules = list(model.decoder.modules())
     if any(module._forward_hooks or module._forward_pre_hooks for module in modules):
         return False
-    known = ("torch.nn.", "transformers.", dropout.__name__)
+    known = ("torch.nn.", "transformers.", dropout.__name__, linear.__name__)  # ours: what training puts in
     return all(type(module).__module__.startswith(known) for module in modules)
 
 

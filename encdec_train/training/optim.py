@@ -38,7 +38,7 @@ def build_optimizer(
         {"params": members[key], "weight_decay": optim.weight_decay if key[0] else 0.0, "scale": key[1]}
         for key in sorted(members, reverse=True)
     ]
-    options = {"lr": optim.lr, "betas": (optim.beta1, optim.beta2), "eps": optim.eps, "fused": True}
+    options = {"lr": optim.lr, "betas": tuple(optim.betas), "eps": optim.eps, "fused": True}
     if optim.name is OptimizerName.adam:
         return torch.optim.Adam(groups, **options)  # type: ignore[arg-type]
     return torch.optim.AdamW(groups, **options)  # type: ignore[arg-type]

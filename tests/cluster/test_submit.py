@@ -36,10 +36,10 @@ def printed(capsys: pytest.CaptureFixture[str], *words: str) -> str:
 EVERYTHING = (
     "task=files", "task.train_file=train.jsonl", 'task.test_file="a b.jsonl"', "run.name=x", "cluster.nodes=2-4",
     "cluster.gpus_per_node=4", "cluster.partition=gpu", "cluster.account=lab", "cluster.qos=high",
-    "cluster.time=2-00:00:00", "cluster.cpus_per_task=8", "cluster.memory=200G", "cluster.stop_seconds=600",
-    "cluster.setup=['module load python','source .venv/bin/activate']",
-    'cluster.container="apptainer exec --nv image.sif"', "submit.dry_run=true",
-    "cluster.options=['--constraint=a100','--mail-type=FAIL']", "model.encoder=bert-base-uncased",
+    'cluster.constraint="a100|h100"', "cluster.time=2-00:00:00", "cluster.cpus_per_task=8", "cluster.memory=200G",
+    "cluster.stop_seconds=600", "cluster.setup=['module load python','source .venv/bin/activate']",
+    'cluster.container="apptainer exec --nv image.sif"', "cluster.options=['--mail-type=FAIL']", "submit.dry_run=true",
+    "model.encoder=bert-base-uncased",
 )  # fmt: skip
 
 

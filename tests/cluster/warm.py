@@ -16,6 +16,7 @@ import socket
 import sys
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 HEAD = 8  # bytes that say how long the order is
 PASSED_ON = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
@@ -55,7 +56,7 @@ def ask(path: str, argv: list[str]) -> int:
     return status
 
 
-def read_order(connection: socket.socket) -> tuple[dict[str, object], list[int]]:
+def read_order(connection: socket.socket) -> tuple[dict[str, Any], list[int]]:
     head, files, _, _ = socket.recv_fds(connection, HEAD, 3)
     length, order = int.from_bytes(head, "big"), b""
     while len(order) < length:
@@ -63,41 +64,27 @@ def read_order(connection: socket.socket) -> tuple[dict[str, object], list[int]]
     return json.loads(order), files
 
 
-def be_asked(order: dict[str, object], files: list[int]) -> None:
-    """Be the process that was asked for; never returns."""
-    status = 1
-    try:
-        from encdec_train.training import stop
+def be_asked(order: dict[str, Any], files: list[int]) -> list[str]:
+    """Stand where the process that was asked for would stand; return its arguments."""
+    import ctypes
 
-        for one in PASSED_ON:
-            signal.signal(one, signal.default_int_handler if one is signal.SIGINT else signal.SIG_DFL)
-        stop.listen_early()
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, PASSED_ON)
-        os.setsid()
-        import ctypes
+    from encdec_train.training import stop
 
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-        for number, file in enumerate(files):
-            os.dup2(file, number)
-        sys.stdin, sys.stdout, sys.stderr = (os.fdopen(n, "rw"[n > 0], encoding="utf-8") for n in range(3))
-        os.chdir(str(order["cwd"]))
-        os.environ.clear()
-        os.environ.update(order["environment"])
-        sys.argv = ["encdec", *order["argv"]]
-        import stall
+    for one in PASSED_ON:
+        signal.signal(one, signal.default_int_handler if one is signal.SIGINT else signal.SIG_DFL)
+    stop.listen_early()
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, PASSED_ON)
+    os.setsid()
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    for number, file in enumerate(files):
+        os.dup2(file, number)
+    os.chdir(order["cwd"])
+    os.environ.clear()
+    os.environ.update(order["environment"])
+    import stall
 
-        stall.install()
-        from encdec_train.cli import main
-
-        status = main(order["argv"])
-    except SystemExit as end:
-        status = end.code if isinstance(end.code, int) else 1
-    except BaseException:  # noqa: BLE001 (printed as a process of its own would)
-        sys.excepthook(*sys.exc_info())
-    finally:
-        for stream in (sys.stdout, sys.stderr):
-            stream.flush()
-        os._exit(status)
+    stall.install()
+    return order["argv"]
 
 
 class Server:
@@ -132,7 +119,9 @@ class Server:
         if pid == 0:
             for other in (self._listener, connection, *self._askers.values()):
                 other.close()
-            be_asked(order, files)
+            from forked import become_encdec
+
+            become_encdec(lambda: be_asked(order, files))
         signal.pthread_sigmask(signal.SIG_UNBLOCK, PASSED_ON)
         for file in files:
             os.close(file)

@@ -16,9 +16,11 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
-from functools import wraps
+from functools import partial, wraps
 from pathlib import Path
 from typing import Any
+
+from forked import become_encdec
 
 POLL_SECONDS = 0.01
 SLOW_IMPORTS = ("datasets", "evaluate", "sacrebleu", "rouge_score.rouge_scorer", "torch._dynamo", "torch.distributed",
@@ -270,36 +272,21 @@ def follow(trace: str | None) -> None:
         after(StepDataset, "__getitem__", lambda *_: current.clear())
 
 
-def be_rank(order: Mapping[str, Any], rank: int) -> None:
-    """Be one rank of a start; never returns."""
-    status = 1
-    try:
-        os.chdir(order["cwd"])
-        for number, name in ((0, os.devnull), (1, order["stdout"]), (2, f"{order['stderr']}.{rank}")):
-            flags = os.O_RDONLY if number == 0 else os.O_WRONLY | os.O_CREAT | os.O_APPEND
-            os.dup2(os.open(name, flags, 0o600), number)
-        sys.stdin, sys.stdout, sys.stderr = (os.fdopen(n, "rw"[n > 0], encoding="utf-8") for n in range(3))
-        if order["ranks"] > 1 and "argvs" not in order:
-            os.environ |= torchrun(rank, order["ranks"], order["port"])
-        argv = order["argv"] if "argvs" not in order else order["argvs"][rank]
-        sys.argv = ["encdec", *argv]
-        os.environ |= {"FAULT_TIME": f"{order['stderr']}.fault", **order.get("environment", {})}
-        for name, limit in order.get("limits", {}).items():
-            resource.setrlimit(getattr(resource, name), (limit, limit))
-        follow(order["trace"] and f"{order['trace']}.{rank}")
-        if rank in order["victims"]:
-            POINTS[order["point"]](order["step"])
-        from encdec_train.cli import main
-
-        status = main(argv)
-    except SystemExit as stop:
-        status = stop.code if isinstance(stop.code, int) else 1
-    except BaseException:  # noqa: BLE001 (printed as a process of its own would)
-        sys.excepthook(*sys.exc_info())
-    finally:
-        for stream in (sys.stdout, sys.stderr):
-            stream.flush()
-        os._exit(status)
+def be_rank(order: Mapping[str, Any], rank: int) -> list[str]:
+    """Stand where one rank of a start would stand; return its arguments."""
+    os.chdir(order["cwd"])
+    for number, name in ((0, os.devnull), (1, order["stdout"]), (2, f"{order['stderr']}.{rank}")):
+        flags = os.O_RDONLY if number == 0 else os.O_WRONLY | os.O_CREAT | os.O_APPEND
+        os.dup2(os.open(name, flags, 0o600), number)
+    if order["ranks"] > 1 and "argvs" not in order:
+        os.environ |= torchrun(rank, order["ranks"], order["port"])
+    os.environ |= {"FAULT_TIME": f"{order['stderr']}.fault", **order.get("environment", {})}
+    for name, limit in order.get("limits", {}).items():
+        resource.setrlimit(getattr(resource, name), (limit, limit))
+    follow(order["trace"] and f"{order['trace']}.{rank}")
+    if rank in order["victims"]:
+        POINTS[order["point"]](order["step"])
+    return order["argv"] if "argvs" not in order else order["argvs"][rank]
 
 
 def torchrun(rank: int, ranks: int, port: int) -> dict[str, str]:
@@ -351,7 +338,7 @@ def fork(order: Mapping[str, Any]) -> Iterator[tuple[int, int]]:
             raise RuntimeError(f"{threads} threads before a fork: expected 1, or the child may hang on a lock")
         pid = os.fork()
         if pid == 0:
-            be_rank(order, rank)
+            become_encdec(partial(be_rank, order, rank))
         yield pid, rank
 
 

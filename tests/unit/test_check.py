@@ -57,7 +57,7 @@ def test_every_number_has_a_range() -> None:
     free = {"decoding.length_penalty"}  # below 0 it favours short outputs
     numbers = {key for key, value, _ in leaves(compose("train")) if type(value) in {int, float}}
     assert numbers - set(NUMBERS) == free
-    assert len(NUMBERS) == 49
+    assert len(NUMBERS) == 47
 
 
 @pytest.mark.parametrize("key", NUMBERS)
@@ -101,6 +101,13 @@ CONTRADICTIONS: list[tuple[Change, str]] = [
         {"optim__warmup_steps": 100},
         "optim.warmup_steps: expected below trainer.max_steps=100, got 100; "
         "the learning rate would never reach optim.lr.",
+    ),
+    *(
+        (
+            {"optim__betas": betas},
+            f"optim.betas: expected two numbers from 0 to below 1, such as [0.9,0.999], got {betas}.",
+        )
+        for betas in ([], [0.9], [0.9, 0.99, 0.999], [0.9, 1.0], [-0.1, 0.9], [0.9, math.nan])
     ),
     (
         {"optim__max_grad_norm": 0.0},

@@ -21,7 +21,7 @@ def test_the_config_stays_small() -> None:
 
 
 CLUSTER = [
-    "account", "container", "cpus_per_task", "gpus_per_node", "memory", "nodes", "options", "partition",
+    "account", "constraint", "container", "cpus_per_task", "gpus_per_node", "memory", "nodes", "options", "partition",
     "qos", "setup", "stop_seconds", "time",
 ]  # fmt: skip
 

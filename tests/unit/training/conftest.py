@@ -38,8 +38,8 @@ from encdec_train.training.validation import Validator
 def optim() -> OptimConfig:
     """AdamW with everything switched on."""
     return OptimConfig(
-        name=OptimizerName.adamw, lr=2e-3, schedule=Schedule.linear, warmup_steps=3, weight_decay=0.1, beta1=0.9,
-        beta2=0.99, eps=1e-8, label_smoothing=0.0, max_grad_norm=1.0,
+        name=OptimizerName.adamw, lr=2e-3, schedule=Schedule.linear, warmup_steps=3, weight_decay=0.1,
+        betas=[0.9, 0.99], eps=1e-8, label_smoothing=0.0, max_grad_norm=1.0,
         freeze=[], freeze_warm_steps=0, fresh_lr_factor=1.0, layer_decay=1.0, average_last=1, average_every_steps=None,
     )  # fmt: skip
 

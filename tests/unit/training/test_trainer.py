@@ -50,14 +50,15 @@ class Adam:
     def update(self) -> None:
         self.step += 1
         step, o = self.step, self.optim
+        beta1, beta2 = o.betas
         left = (self.steps - step + 1) / (self.steps - o.warmup_steps)
         lr = o.lr * (step / o.warmup_steps if step <= o.warmup_steps else left)
         norm = math.sqrt(sum(p.grad.square().sum().item() for p in self.model.parameters()))
         for p, first, second in zip(self.model.parameters(), self.first, self.second, strict=True):
             gradient = p.grad * min(1.0, o.max_grad_norm / norm)
-            first.copy_(o.beta1 * first + (1 - o.beta1) * gradient)
-            second.copy_(o.beta2 * second + (1 - o.beta2) * gradient**2)
-            mean, variance = first / (1 - o.beta1**step), second / (1 - o.beta2**step)
+            first.copy_(beta1 * first + (1 - beta1) * gradient)
+            second.copy_(beta2 * second + (1 - beta2) * gradient**2)
+            mean, variance = first / (1 - beta1**step), second / (1 - beta2**step)
             p -= lr * (mean / (variance.sqrt() + o.eps) + (o.weight_decay * p if p.ndim == 2 else 0.0))
 
 

@@ -1,6 +1,7 @@
 """A validation finds the loss of the whole split and the scores of the same few examples every time."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,7 @@ import torch
 from encdec_train import distributed
 from encdec_train.config import OptimConfig, Precision
 from encdec_train.data.preprocess import EncodedSplit, TextCodec
+from encdec_train.decoding.decoder import supported
 from encdec_train.decoding.search import SearchSettings, decode
 from encdec_train.training.module import Seq2SeqModule
 from encdec_train.training.validation import Validator
@@ -83,6 +85,17 @@ def test_scores_are_of_the_decoded_examples(module: Seq2SeqModule, split: Encode
 
     references = [[row[0] for row in split.rows.references], [row[-1] for row in split.rows.references]]
     assert found["sacrebleu"] == pytest.approx(sacrebleu.corpus_bleu(texts, references).score)
+
+
+def test_a_model_in_training_is_decoded_by_our_own_search(
+    module: Seq2SeqModule, split: EncodedSplit, codec: TextCodec
+) -> None:
+    """Layers that training has changed are known to it; the library's search would refuse this setting."""
+    assert supported(module.model)
+    found = Validator(split, codec, replace(GREEDY, max_length_ratio=0.5), ["exact_match"], 11, 60)(module)
+    words = [(len(row["source"].split()), len(row["prediction"].split())) for row in found.examples]
+    assert all(output <= (source + 2) // 2 for source, output in words)  # with its two special tokens
+    assert any(output for _, output in words)
 
 
 def test_the_same_examples_are_decoded_in_every_run(
