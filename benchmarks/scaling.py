@@ -92,7 +92,7 @@ def work(kind: str, name: str, steps: int, folder: Path) -> dict[str, float]:
     module.watch(apart=kind == "apart")
     trainer = TrainerConfig(
         max_steps=steps, max_epochs=None, devices=ranks, num_nodes=1, precision=Precision.bf16,
-        accelerator=Accelerator.auto if on_gpu else Accelerator.cpu, gradient_checkpointing=False,
+        accelerator=Accelerator.auto if on_gpu else Accelerator.cpu, gradient_checkpointing=False, sharding=False,
         validate_every_steps=None, checkpoint_every_steps=None, log_every_steps=1, keep_last=1, best_metric="loss",
         patience_validations=None, decoded_examples=0, profile=False, stall_seconds=None,
     )  # fmt: skip

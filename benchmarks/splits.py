@@ -25,6 +25,7 @@ from transformers import EncoderDecoderModel
 
 from benchmarks.tiny_pair import CODEC, PAD, START, STEP_EXAMPLES, Examples, Setting, optim, pair
 from benchmarks.two_ranks import on_two_ranks
+from encdec_train import distributed
 from encdec_train.batch import StepBatch
 from encdec_train.config import Accelerator, Precision, TrainerConfig
 from encdec_train.data.collate import collate
@@ -96,7 +97,7 @@ class Measured:
 
         def copy(*_: object) -> None:
             found = {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
-            self.gradients.append({name: grad.detach().clone().numpy() for name, grad in found.items()})
+            self.gradients.append({name: distributed.whole(grad).clone().numpy() for name, grad in found.items()})
 
         optimizer.register_step_pre_hook(copy)
 
@@ -114,16 +115,17 @@ class HandDealt(Seq2SeqDataModule):
 
     def _step(self, step: int) -> StepBatch:
         epoch, batch = self._examples.plan.batch(step)
-        mine = self._deal(batch)[self.trainer.global_rank]
+        shares = self._deal(batch)
+        mine, most = shares[self.trainer.global_rank], max(map(len, shares))
         micro_batches = [self._examples.take(micro) for micro in mine if len(micro)]
         collated = [collate(*pairs, START, (PAD, PAD)) for pairs in micro_batches or [([[PAD]], [[]])]]
         sources, targets = self._examples.plan.lengths[batch].sum(axis=0)
-        return StepBatch(step, epoch, int(targets), int(sources), len(batch), collated)
+        return StepBatch(step, epoch, int(targets), int(sources), len(batch), collated, num_passes=most)
 
 
 TRAINER = TrainerConfig(
     max_steps=None, max_epochs=None, devices=1, num_nodes=1, accelerator=Accelerator.cpu, precision=Precision.fp32,
-    gradient_checkpointing=False,
+    gradient_checkpointing=False, sharding=False,
     validate_every_steps=None, checkpoint_every_steps=None, log_every_steps=1, keep_last=1, best_metric="loss",
     patience_validations=None, decoded_examples=0, profile=False, stall_seconds=None,
 )  # fmt: skip
@@ -132,12 +134,12 @@ TRAINER = TrainerConfig(
 class Recorder(pl.Callback):
     """Takes the place of `EveryStep` and only looks on."""
 
-    def __init__(self, model: EncoderDecoderModel) -> None:
-        self.model, self.measured = model, Measured()
+    def __init__(self) -> None:
+        self.measured = Measured()
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Watch the optimizer."""
-        self.measured.watch(self.model, trainer.optimizers[0])
+        self.measured.watch(pl_module.model, trainer.optimizers[0])
 
     def on_train_batch_end(
         self,
@@ -164,15 +166,21 @@ def everything_in(dtype: torch.dtype) -> Iterator[None]:
         torch.set_default_dtype(before)
 
 
-def ours(setting: Setting, split: Split) -> Measured:
-    """Train by Lightning, as a run does; on one of several ranks, call this on each."""
-    model, examples = pair(setting), Examples(setting)
-    recorder = Recorder(model)
+def ours(setting: Setting, split: Split, model: EncoderDecoderModel | None = None, **options: object) -> Measured:
+    """Train by Lightning, as a run does; on one of several ranks, call this on each.
+
+    Args:
+        setting: What is trained on.
+        split: How.
+        model: What is trained, where it is another one than the setting's.
+        options: Keys of the section `trainer`.
+    """
+    model, examples, recorder = pair(setting) if model is None else model, Examples(setting), Recorder()
     if isinstance(split.deal, int):
         data = Seq2SeqDataModule(examples, CODEC, examples.plan, split.deal, (0, NUM_STEPS), 0)
     else:
         data = HandDealt(examples, split.deal)
-    trainer = TrainerConfig(**{**vars(TRAINER), "devices": split.ranks})
+    trainer = TrainerConfig(**{**vars(TRAINER), "devices": split.ranks, **options})
     with everything_in(setting.dtype):
         fit(Seq2SeqModule(model, optim(setting), NUM_STEPS, 0, Precision.fp32), data, recorder, trainer)
     return recorder.measured

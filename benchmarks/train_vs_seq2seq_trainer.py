@@ -135,8 +135,8 @@ def ours(model: EncoderDecoderModel, course: Course) -> Stamps:
     trainer = TrainerConfig(
         max_steps=steps, max_epochs=None, devices=1, num_nodes=1, accelerator=Accelerator.auto,
         precision=course.precision,
-        gradient_checkpointing=False, validate_every_steps=None, checkpoint_every_steps=None, log_every_steps=1,
-        keep_last=1, best_metric="loss", patience_validations=None, decoded_examples=0,
+        gradient_checkpointing=False, sharding=False, validate_every_steps=None, checkpoint_every_steps=None,
+        log_every_steps=1, keep_last=1, best_metric="loss", patience_validations=None, decoded_examples=0,
         profile=False, stall_seconds=None,
     )  # fmt: skip
     data = Seq2SeqDataModule(examples, CODEC, examples.plan, micro_tokens("auto", device), (0, steps), 0)  # type: ignore[arg-type]

@@ -77,6 +77,7 @@ class StepBatch:
         micro_batches: What this rank runs, in order; at least one (of zero weight on a rank without examples).
         num_own_tokens: Source and target tokens of this rank's micro-batches, without padding.
         num_padded_tokens: The same with padding.
+        num_passes: Micro-batches of the rank that has most; `trainer.sharding` makes so many passes on each.
     """
 
     step: int
@@ -87,3 +88,4 @@ class StepBatch:
     micro_batches: list[MicroBatch]
     num_own_tokens: int = 0
     num_padded_tokens: int = 0
+    num_passes: int = 1

@@ -250,11 +250,22 @@ def _check_train(config: TrainConfig) -> list[str]:
         faults.append(fault("optim.freeze_warm_steps", "0", frozen, reason))
     if model.encoder is None and config.decoding.no_repeat_ngram:
         faults.append(fault("decoding.no_repeat_ngram", "0", config.decoding.no_repeat_ngram, NGRAMS_OF_PREFIX))
-    faults += _check_validation(config)
+    faults += _check_validation(config) + _check_sharding(config)
     limit, longest = config.decoding.max_new_tokens, config.task.max_target_tokens
     if limit is not None and longest is not None and limit > longest:
         reason = "the model is never trained past task.max_target_tokens"
         faults.append(fault("decoding.max_new_tokens", f"1..{longest}", limit, reason))
+    return faults
+
+
+def _check_sharding(config: TrainConfig) -> list[str]:
+    trainer, faults = config.trainer, []
+    if trainer.sharding and trainer.devices * trainer.num_nodes == 1 and not isinstance(config, SubmitConfig):
+        reason = "it lays weights in parts over several ranks, and there is one"
+        faults.append(fault("trainer.sharding", "false", "true", reason, "Set trainer.devices or trainer.num_nodes"))
+    if trainer.sharding and config.data.max_micro_tokens == "auto":
+        reason = "what it tries out on one rank is a pass of all ranks with trainer.sharding=true"
+        faults.append(fault("data.max_micro_tokens", "a number", "auto", reason, "Try 4096"))
     return faults
 
 

@@ -84,9 +84,8 @@ class TaskConfig:
     num_test_examples: int | None = within(1)
     train_fraction: float = within(1e-6, 1)  # of the training rows, drawn at random
     fraction_seed: int = within(0, 2**32 - 1)  # of that draw; not the run's, so that all seeds see the same rows
-    subset: str | None  # of DiscoFuse: wikipedia, sport, or balanced, which is in files only
+    subset: str | None  # of WMT: source and target, as in en-de; of DiscoFuse: wikipedia, sport, balanced (files only)
     wmt_year: int | None = within(2014, 2019)
-    language_pair: str | None  # of WMT: source and target, such as en-de
 
     @property
     def files(self) -> bool:
@@ -175,6 +174,7 @@ class TrainerConfig:
     num_nodes: int = within(1)
     accelerator: Accelerator
     precision: Precision
+    sharding: bool  # weights, gradients and optimizer state in parts over the ranks, for models that do not fit
     gradient_checkpointing: bool  # compute activations again instead of keeping them: less memory
     validate_every_steps: int | None = within(1)
     checkpoint_every_steps: int | None = within(1)  # besides each validation and the last step

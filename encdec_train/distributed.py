@@ -16,6 +16,7 @@ from encdec_train.errors import ConfigError, fault
 
 if TYPE_CHECKING:
     import torch
+    from torch import nn
 
 T = TypeVar("T")
 Move = tuple[int, str | None, bool]  # how many so far, with what this rank is busy, whether it waits for others
@@ -172,6 +173,38 @@ def gather_ordered(mine: Sequence[tuple[int, T]]) -> list[T]:
         dist.all_gather_object(parts, list(mine))
     pairs = [pair for part in parts if part is not None for pair in part]
     return [item for _, item in sorted(pairs, key=lambda pair: pair[0])]
+
+
+def shard(units: "Sequence[nn.Module]", device: "torch.device") -> None:
+    """Lay the parameters of each module in parts over all ranks (FSDP2), but those that an earlier one of the list has.
+
+    From then on each of their forward and backward passes is a collective.
+    """
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.fsdp import fully_shard
+
+    mesh = init_device_mesh(device.type, (world_size(),))  # the group that is there, with its patience
+    for unit in units:
+        fully_shard(unit, mesh=mesh)
+
+
+def whole(value: "torch.Tensor") -> "torch.Tensor":
+    """Gather a tensor that lies in parts over the ranks, which all call it; another one is returned as it is."""
+    from torch.distributed.tensor import DTensor
+
+    found: torch.Tensor = value.full_tensor() if isinstance(value, DTensor) else value
+    return found.detach()
+
+
+def laid_out(value: "torch.Tensor", like: "torch.Tensor") -> "torch.Tensor":
+    """Copy a whole tensor to where another one is; where that lies in parts, this rank's part of it."""
+    from torch.distributed.tensor import DTensor, distribute_tensor
+
+    value = value.to(like.device, copy=not isinstance(like, DTensor))
+    if not isinstance(like, DTensor) or value.ndim == 0:
+        return value
+    part = distribute_tensor(value, like.device_mesh, like.placements, src_data_rank=None)
+    return part.clone()  # it is a view of the whole
 
 
 def barrier() -> None:

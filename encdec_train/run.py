@@ -269,7 +269,8 @@ def fit(run: Run, started: "WarmStart", root: Path, *, quiet: bool = False) -> i
         module = Seq2SeqModule(started.model, config.optim, total, config.seed, trainer.precision, fresh)
         module.stop_wish = run.wish
         made_for = [data.max_micro_tokens, trainer.devices, trainer.num_nodes, device_type(trainer.accelerator)]
-        module.limits = MemoryLimits(root / "memory" / f"rank{distributed.rank()}.jsonl", made_for)
+        if not trainer.sharding:  # whose ranks cannot split a micro-batch alone
+            module.limits = MemoryLimits(root / "memory" / f"rank{distributed.rank()}.jsonl", made_for)
         budget = partial(auto_budget, module, trainer, plan.lengths, run.folder, Path(config.run.cache_dir))
         tokens = data.max_micro_tokens if isinstance(data.max_micro_tokens, int) else budget
         loader = Seq2SeqDataModule(split, session.codec, plan, tokens, (done, done + todo), data.num_workers)

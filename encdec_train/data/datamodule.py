@@ -40,7 +40,8 @@ class StepDataset(Dataset[StepBatch]):
         """Collate this rank's share of step `index + 1`."""
         epoch, examples = self._plan.batch(index + 1)
         rank, num_ranks = self._ranks
-        micro_batches = split_batch(examples, self._plan.lengths, self._max_micro_tokens, num_ranks)[rank]
+        shares = split_batch(examples, self._plan.lengths, self._max_micro_tokens, num_ranks)
+        micro_batches, most = shares[rank], max(map(len, shares))
         start, pads = self._codec.decoder_start_id, (self._codec.source_pad_id, self._codec.pad_id)
         collated = [collate(*self._split.take(micro), start, pads) for micro in micro_batches]
         if not collated:  # a rank without examples runs one micro-batch of zero weight, so that gradients synchronise
@@ -48,7 +49,7 @@ class StepDataset(Dataset[StepBatch]):
         sources, targets = self._plan.lengths[examples].sum(axis=0)
         own = [self._plan.lengths[micro] for micro in micro_batches]
         sizes = int(sum(one.sum() for one in own)), int(sum(len(one) * one.max(axis=0).sum() for one in own))
-        return StepBatch(index + 1, epoch, int(targets), int(sources), len(examples), collated, *sizes)
+        return StepBatch(index + 1, epoch, int(targets), int(sources), len(examples), collated, *sizes, most)
 
 
 def ignore_signals(_worker: int) -> None:

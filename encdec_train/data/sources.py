@@ -99,7 +99,7 @@ def _original(task: TaskConfig, name: str, path: Path, origin: Mapping[str, str]
         tables = hub_data.tables_of_file(path, key, spec, columns)
         return hub_data.rows_of(tables, spec, task, name, str(path), limit_of(task, name))
 
-    fingerprint = json_sha256([PREPARED, file_sha256(path), task.language_pair])
+    fingerprint = json_sha256([PREPARED, file_sha256(path), task.subset])
     return SplitSource(fingerprint, partial(_kept, cache_dir, [fingerprint, *_asked(task, name)], [path], read), origin)
 
 
@@ -139,7 +139,7 @@ def _from_hub(task: TaskConfig, cache_dir: Path) -> dict[str, SplitSource]:
         known[place.dataset] = found
         files, columns = hub_files.files_of(found, place), spec.columns(task)
         contents = [found.files[file][1] for file in files]
-        key = json_sha256([PREPARED, name, contents, *columns, task.language_pair])
+        key = json_sha256([PREPARED, name, contents, *columns, task.subset])
         origin = {"dataset": found.dataset, "revision": found.commit}
         splits[name] = SplitSource(key, partial(_read_hub, task, name, found, files, cache_dir / key), origin)
     return splits

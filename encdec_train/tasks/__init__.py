@@ -29,16 +29,16 @@ _PAIR = re.compile(r"([a-z]{2,3})-(?!\1$)[a-z]{2,3}")
 def faults(task: TaskConfig) -> list[str]:
     """Collect what contradicts the task's own files: keys of other tasks, a missing choice, a set that is not there."""
     found = []
-    for key in ("subset", "wmt_year", "language_pair"):
+    for key in ("subset", "wmt_year"):
         value, is_read = getattr(task, key), key in TASKS[task.name].keys
         if (value is not None) != is_read:
             expected, reason = ("a value", "") if is_read else ("null", f"task={task.name} does not read it")
             found.append(fault(f"task.{key}", expected, "null" if value is None else value, reason))
     if found:
         return found
-    if task.language_pair is not None and not _PAIR.fullmatch(task.language_pair):
-        found.append(fault("task.language_pair", "two different languages, such as en-de", task.language_pair))
-    if task.subset is not None and task.subset not in SUBSETS:
+    if task.wmt_year is not None and not _PAIR.fullmatch(task.subset or ""):
+        found.append(fault("task.subset", "two different languages, such as en-de", task.subset))
+    if task.name == "discofuse" and task.subset not in SUBSETS:
         found.append(fault("task.subset", f"one of {', '.join(SUBSETS)}", task.subset))
     if task.subset == BALANCED and not task.files:
         reason = "the Hub has the full sets only; the balanced ones are files of the original release, *_balanced.tsv"

@@ -15,7 +15,7 @@ IN_WMT16 = {frozenset(("en", other)) for other in ("cs", "de", "fi", "ro", "ru",
 
 
 def _languages(task: TaskConfig) -> tuple[str, str]:
-    source, _, target = (task.language_pair or "").partition("-")
+    source, _, target = (task.subset or "").partition("-")
     return source, target
 
 
@@ -23,11 +23,11 @@ def on_hub(task: TaskConfig) -> dict[str, OnHub]:
     """Find a year's splits. The folder is named after the pair in one direction; both directions read it."""
     source, target = _languages(task)
     year, folders = (task.wmt_year or 0) % 100, (f"{source}-{target}", f"{target}-{source}")
-    splits = splits_on_hub(f"wmt/wmt{year}", *folders, key="task.language_pair")
+    splits = splits_on_hub(f"wmt/wmt{year}", *folders, key="task.subset")
     if year == 19:
         del splits["test"]  # the data set has none
     if year not in {16, 17} and {source, target} in IN_WMT16:
-        splits["newstest2016"] = OnHub("wmt/wmt16", folders, "test", "task.language_pair", pinned=False)
+        splits["newstest2016"] = OnHub("wmt/wmt16", folders, "test", "task.subset", pinned=False)
     return splits
 
 
@@ -47,7 +47,7 @@ def prepare(table: "pa.Table", task: TaskConfig) -> "pa.Table":
 WMT = TaskSpec(
     source="hub",
     test_splits=("test", "newstest2016"),
-    keys=frozenset(("wmt_year", "language_pair")),
+    keys=frozenset(("wmt_year", "subset")),
     on_hub=on_hub,
     columns=columns,
     prepare=prepare,

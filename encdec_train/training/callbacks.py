@@ -212,8 +212,9 @@ class EveryStep(pl.Callback):
     def _save(self, trainer: pl.Trainer, module: Seq2SeqModule, *, validation_due: bool = False) -> None:
         if distributed.rank() == 0:
             self._log.flush()  # a row that a checkpoint is past must not be lost with the machine
-            state = {"progress": asdict(self.progress), "validation_due": validation_due}
-            checkpoints.write(self._folder, self.step, module.model, trainer.optimizers[0], state)
+        state = {"progress": asdict(self.progress), "validation_due": validation_due}
+        checkpoints.write(self._folder, self.step, module.model, trainer.optimizers[0], state)
+        if distributed.rank() == 0:
             whole = [step for step in checkpoints.steps(self._folder) if step <= self.step]  # later ones are damaged
             kept = set(whole[-self._config.keep_last :]) | self._averaged
             checkpoints.prune(self._folder, kept | {self.progress.best_step or self.step})

@@ -18,7 +18,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load, save
 
-from encdec_train import atomic, console
+from encdec_train import atomic, console, distributed
 from encdec_train.errors import CheckpointError, fault
 
 MANIFEST = "MANIFEST.json"
@@ -48,6 +48,8 @@ def write(
 ) -> Path:
     """Write one checkpoint into the run's `checkpoints` folder: distinct parameters, optimizer state, plain JSON.
 
+    Every rank must call it; the first one writes, whole what lies in parts.
+
     Raises:
         CheckpointError: When it cannot be written whole; the checkpoints before it are untouched.
     """
@@ -59,9 +61,12 @@ def write(
         for p, values in optimizer.state.items()
         for key, value in values.items()
     }
+    weights, moments = _on_cpu(dict(model.named_parameters())), _on_cpu(tensors)
+    if distributed.rank() > 0:
+        return target
     files = {
-        "model.safetensors": save(_on_cpu(dict(model.named_parameters()))),
-        "optimizer.safetensors": save(_on_cpu(tensors)),
+        "model.safetensors": save(weights),
+        "optimizer.safetensors": save(moments),
         "state.json": json.dumps({**state, "step": step}, indent=1).encode(),
     }
     manifest = {name: {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()} for name, data in files.items()}
@@ -171,10 +176,8 @@ def restore_optimizer(model: torch.nn.Module, optimizer: torch.optim.Optimizer, 
     parameters = dict(model.named_parameters())
     for key, value in checkpoint.optimizer.items():
         state, name = key.split("/", 1)
-        p = parameters[name]
-        optimizer.state[p][state] = value.to(
-            p.device, copy=True
-        )  # the count of steps too: the optimizer is the fused one
+        p = parameters[name]  # the count of steps is on its device too: the optimizer is the fused one
+        optimizer.state[p][state] = distributed.laid_out(value, p)
 
 
 def prune(root: Path, keep: set[int]) -> None:
@@ -187,4 +190,7 @@ def prune(root: Path, keep: set[int]) -> None:
 
 
 def _on_cpu(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    return {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
+    """Copy tensors, whole ones of those that lie in parts over the ranks: all take part, rank 0 keeps them."""
+    ordered = sorted(tensors.items())  # what safetensors has read comes in another order on each rank
+    whole = ((name, distributed.whole(value)) for name, value in ordered)
+    return {name: value.cpu().contiguous() for name, value in whole if distributed.rank() == 0}

@@ -5,12 +5,13 @@ gradient is the same however a global batch is split (known_defects D5, D6).
 """
 
 import contextlib
-from collections.abc import Iterable
 from contextlib import AbstractContextManager
+from functools import partial
 from typing import Any
 
 import pytorch_lightning as pl
 import torch
+from pytorch_lightning.strategies import ModelParallelStrategy
 from torch.nn.parallel import DistributedDataParallel
 from transformers import EncoderDecoderModel
 
@@ -23,6 +24,7 @@ from encdec_train.modeling.loss import loss_sum
 from encdec_train.modeling.precision import autocast
 from encdec_train.training import memory
 from encdec_train.training.optim import build_optimizer, learning_rate
+from encdec_train.training.sharding import ShardedLoss
 from encdec_train.training.stop import SIGNALS, StopWish, agreed
 
 
@@ -54,9 +56,21 @@ class Seq2SeqModule(pl.LightningModule):
         linear.install(model)
         self.stop_wish = StopWish()
         self.limits = memory.MemoryLimits()
+        self.sharded: ShardedLoss | None = None
         self._most_tokens = 0  # of a micro-batch that has fitted since this process started
         self._optim, self._total_steps, self._seed, self._precision = optim, total_steps, seed, precision
         self._fresh = fresh
+
+    def configure_model(self) -> None:
+        """Shard the model where the strategy wants it; `model` is another one then."""
+        strategy = self.trainer.strategy
+        if isinstance(strategy, ModelParallelStrategy) and self.sharded is None:
+            self.sharded = ShardedLoss(self.model, strategy.root_device)
+            self.model = self.sharded.model
+
+    def whole_model(self) -> AbstractContextManager[EncoderDecoderModel]:
+        """Lend the model with all its weights, for use without gradients; every rank must come here."""
+        return contextlib.nullcontext(self.model) if self.sharded is None else self.sharded.whole()
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         """Build the optimizer over distinct parameters."""
@@ -86,7 +100,8 @@ class Seq2SeqModule(pl.LightningModule):
             group["lr"] = lr * group["scale"]
         if batch.step <= self._optim.freeze_warm_steps:
             self._drop_warm_gradients()
-        grad_norm = self._clip(self.model.parameters())
+        limit = float("inf") if self._optim.max_grad_norm is None else self._optim.max_grad_norm
+        grad_norm = distributed.whole(torch.nn.utils.clip_grad_norm_(self.model.parameters(), limit))
         skipped = not bool(torch.isfinite(grad_norm))
         if not skipped:
             optimizer.step()
@@ -105,12 +120,16 @@ class Seq2SeqModule(pl.LightningModule):
         """Add the loss and the gradients of this rank's micro-batches; None where memory ran out, with a lower limit.
 
         Ranks meet once, in the last backward pass. There none may fail, so a micro-batch larger than all that have
-        fitted comes before it, and one of zero weight is the last.
+        fitted comes before it, and one of zero weight is the last. Those of a sharded model meet in every pass, so
+        that each makes as many as the one with most micro-batches, with zero weight where it has no more.
         """
         pieces = self.limits.pieces(batch.step, batch.micro_batches)
         fitted = max([self._most_tokens, *(micro.num_tokens for _, micro in pieces[:-1])])
-        if distributed.world_size() > 1 and pieces[-1][1].num_tokens > fitted:
-            pieces.append(((len(batch.micro_batches),), pieces[-1][1].weightless()))
+        weightless = pieces[-1][1].weightless()
+        if self.sharded is not None:
+            pieces += [((place,), weightless) for place in range(len(pieces), batch.num_passes)]
+        elif distributed.world_size() > 1 and pieces[-1][1].num_tokens > fitted:
+            pieces.append(((len(batch.micro_batches),), weightless))
         scale = distributed.world_size() / batch.num_target_tokens  # DDP averages over ranks; this undoes it
         total = torch.zeros((), dtype=torch.float64, device=self.device)
         for number, (place, micro) in enumerate(pieces, start=1):
@@ -138,16 +157,23 @@ class Seq2SeqModule(pl.LightningModule):
             Its summed cross-entropy in nats.
         """
         with contextlib.nullcontext() if last else self._without_sync():
+            if self.sharded is not None:
+                distributed.moved(f"the forward pass of step {step}", waits=True)
+            loss = partial(loss_sum, self.model) if self.sharded is None else self.sharded
             pack = packed.suits(self.model, micro)
             with packed.attention(self.model) if pack else contextlib.nullcontext():
                 with self.autocast():
-                    summed = loss_sum(self.model, micro, self._optim.label_smoothing, pack=pack)
-                distributed.moved(f"the backward pass of step {step}", waits=last)
+                    summed = loss(micro, self._optim.label_smoothing, pack=pack)
+                distributed.moved(f"the backward pass of step {step}", waits=last or self.sharded is not None)
                 self.manual_backward(summed * scale)
         return summed.detach()
 
     def _lower(self, step: int, micro: MicroBatch, *, together: bool) -> None:
         """Take note that a micro-batch did not fit."""
+        if self.sharded is not None:
+            reason = f"step {step}: memory ran out in a pass that all ranks make together (trainer.sharding)"
+            remedy = "Lower it, the same command goes on, or set trainer.gradient_checkpointing=true"
+            raise EncDecError(fault("data.max_micro_tokens", f"below {micro.num_tokens}", None, reason, remedy))
         if len(micro.source_ids_BS) > 1:
             self.limits.lower(step, micro.num_tokens)
         if together:
@@ -168,17 +194,13 @@ class Seq2SeqModule(pl.LightningModule):
 
     def autocast(self) -> AbstractContextManager[object]:
         """Compute in the run's precision."""
-        return autocast(self._precision, self.device.type)
+        return autocast(self._precision, self.device.type, cached=self.sharded is None)
 
     def _drop_warm_gradients(self) -> None:
         """Leave what was loaded as it is: without a gradient the optimizer does not see it, nor does clipping."""
         for name, p in self.model.named_parameters():
             if name not in self._fresh:
                 p.grad = None
-
-    def _clip(self, parameters: Iterable[torch.nn.Parameter]) -> torch.Tensor:
-        limit = self._optim.max_grad_norm
-        return torch.nn.utils.clip_grad_norm_(parameters, float("inf") if limit is None else limit)
 
     def _without_sync(self) -> AbstractContextManager[object]:
         wrapped = self.trainer.strategy.model

@@ -8,7 +8,7 @@ import pytorch_lightning as pl
 import torch
 from lightning_fabric.plugins.environments.lightning import LightningEnvironment
 from lightning_fabric.plugins.environments.torchelastic import TorchElasticEnvironment
-from pytorch_lightning.strategies import DDPStrategy, Strategy
+from pytorch_lightning.strategies import DDPStrategy, ModelParallelStrategy, Strategy
 
 from encdec_train import distributed
 from encdec_train.config import Accelerator, TrainerConfig
@@ -64,6 +64,8 @@ def fit(module: Seq2SeqModule, data: Seq2SeqDataModule, every_step: EveryStep, t
             with module.stop_wish.patiently() as wish:
                 shield_workers()
                 lightning.fit(module, datamodule=data)
+                if module.sharded is not None:
+                    module.sharded.fill(torch.device("cpu"))
                 device = lightning.strategy.root_device  # the module itself is on the CPU by now
                 counts = distributed.all_sum(torch.tensor(wish.counts(), device=device))
         except SystemExit as stop:
@@ -85,6 +87,9 @@ def _strategy(trainer: TrainerConfig) -> Strategy | str:
         return "auto"
     backend = "gloo" if trainer.accelerator is Accelerator.cpu else None
     patience = timedelta(seconds=1800 if trainer.stall_seconds is None else trainer.stall_seconds + 60)
+    if trainer.sharding:
+        ranks = trainer.devices * trainer.num_nodes
+        return ModelParallelStrategy(ranks, 1, process_group_backend=backend, timeout=patience)
     return DDPStrategy(
         process_group_backend=backend,
         timeout=patience,

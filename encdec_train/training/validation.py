@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from transformers import EncoderDecoderModel
 
 from encdec_train import distributed
 from encdec_train.data.collate import collate
@@ -48,12 +49,10 @@ class Validator:
 
     def __call__(self, module: Seq2SeqModule) -> Validation:
         """Validate; every rank must call it."""
-        module.model.eval()
-        with module.autocast():
-            values = {"loss": self._loss(module)}
-            engine = Engine(module.model.eval())
-            texts = predict(engine, self._split, self._decoded, self._codec, self._search, "validate")
-        module.model.train()
+        with module.whole_model() as model, module.autocast():
+            values = {"loss": self._loss(model.eval())}
+            texts = predict(Engine(model), self._split, self._decoded, self._codec, self._search, "validate")
+            model.train()
         rows = self._split.rows
         references = [rows.references[index] for index in self._decoded]
         sources = [rows.sources[index] for index in self._decoded]
@@ -67,16 +66,16 @@ class Validator:
         return Validation(values, examples)
 
     @torch.no_grad()
-    def _loss(self, module: Seq2SeqModule) -> float:
+    def _loss(self, model: EncoderDecoderModel) -> float:
         rank, ranks = distributed.rank(), distributed.world_size()
         everything = np.arange(len(self._split))
         pads = (self._codec.source_pad_id, self._codec.pad_id)
-        total = torch.zeros(2, dtype=torch.float64, device=module.device)
+        total = torch.zeros(2, dtype=torch.float64, device=model.device)
         for indices in split_batch(everything, self._lengths, self._max_micro_tokens, ranks)[rank]:
             distributed.moved("the loss of a validation")
-            micro = collate(*self._split.take(indices), self._codec.decoder_start_id, pads).to(module.device)
+            micro = collate(*self._split.take(indices), self._codec.decoder_start_id, pads).to(model.device)
             total += torch.stack(
-                [loss_sum(module.model, micro, pack=True).double(), torch.tensor(len(micro.labels_N)).to(total)]
+                [loss_sum(model, micro, pack=True).double(), torch.tensor(len(micro.labels_N)).to(total)]
             )
         distributed.moved("the loss of a validation", waits=True)
         summed, tokens = distributed.all_sum(total).tolist()

@@ -61,6 +61,7 @@ CASES = [
     Case("twice at the same point", [("half_file", 8), ("half_file", 8)], 4),
 ]
 BASELINE = "within the baseline of random weights"
+SHARDED = "half a file into a checkpoint, weights in parts"
 
 
 def named(name: str, ranks: int, victims: Sequence[Sequence[int]], *case: object) -> Any:
@@ -76,6 +77,7 @@ def which(victims: Sequence[Sequence[int]]) -> str:
 
 ONE_RANK = [named(c.name, 1, [(0,)] * len(c.points), c) for c in CASES if c.victims != [OTHER]]
 TWO_RANKS = [named(c.name, 2, victims, c) for c in CASES for victims in c.victims]
+SHARDS = [named(SHARDED, 2, ONE)]
 BASELINES = [named(BASELINE, 1, [(0,)]), named(BASELINE, 2, BOTH)]
 
 
@@ -160,6 +162,30 @@ def test_a_kill_within_a_baseline(
     assert "random" in json.loads((run.path / "metrics.json").read_text(encoding="utf-8"))["baselines"]
 
 
+@pytest.mark.parametrize(("ranks", "victims"), SHARDS)
+def test_a_kill_of_a_run_with_weights_in_parts(
+    ranks: int,
+    victims: Sequence[Sequence[int]],
+    new_run: Callable[..., Any],
+    undisturbed: Callable[..., Any],
+    check: Callable[..., None],
+) -> None:
+    import numpy as np
+
+    overrides = (*DROPOUT, "trainer.sharding=true")
+    expected, run = undisturbed(ranks, *overrides), new_run(*BASE, *overrides)
+    end = run.kill(ranks, "half_file", 8, victims[0])
+    run.finish(ranks)
+    check(run, expected, SHARDED, ranks, which(victims), end.statuses[1])
+    ddp, found = (tensors(one.path) for one in (undisturbed(ranks, *DROPOUT), expected))
+    assert ddp.keys() == found.keys()  # the same files: checkpoints go from one to the other, exports to anybody
+    for name, (kind, shape, data) in ddp.items():
+        assert found[name][:2] == (kind, shape)
+        if name.startswith("export"):
+            values = [np.frombuffer(raw, kind) for raw in (data, found[name][2])]
+            np.testing.assert_allclose(*values, rtol=1e-3, atol=1e-5)
+
+
 def test_13_a_run_goes_from_one_rank_to_two_and_back(
     new_run: Callable[..., Any], undisturbed: Callable[..., Any], note: Callable[..., None]
 ) -> None:
@@ -188,5 +214,5 @@ def test_the_table_says_what_was_found(table: list[str]) -> None:
         pytest.skip("it is being written")
     written = [line for line in TABLE.read_text(encoding="utf-8").splitlines() if line.startswith("| ")][1:]
     assert [line for line in table if line not in written] == []
-    if len(table) == len(ONE_RANK + TWO_RANKS + BASELINES):
+    if len(table) == len(ONE_RANK + TWO_RANKS + BASELINES + SHARDS):
         assert written == table

@@ -164,7 +164,7 @@ def test_a_revision_pins_and_another_year_and_pair_are_keys(served: Hub, tmp_pat
         write_any(tmp_path / "wmt16" / "cs-en" / "test-00000-of-00001.parquet", [record])
     served.add("wmt/wmt18", tmp_path / "wmt18", kind="datasets")
     served.add("wmt/wmt16", tmp_path / "wmt16", kind="datasets")
-    found = rows("wmt14_en_de", tmp_path, "task.wmt_year=2018", "task.language_pair=cs-en")
+    found = rows("wmt14_en_de", tmp_path, "task.wmt_year=2018", "task.subset=cs-en")
     assert {name: (split.sources, split.targets) for name, split in found.items()} == {
         **{split: ([f"Dům {split}."], [f"House {split}."]) for split in data_sets.SIZES},
         "newstest2016": (["Dům test."], ["House test."]),

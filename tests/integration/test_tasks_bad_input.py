@@ -137,8 +137,8 @@ def test_what_is_not_there_is_named(served: Hub, tmp_path: Path) -> None:
         ConfigError, match=r"^task.subset: expected one that \S+ has: discofuse-wiki\w+, got '\w+-sport'"
     ):
         rows("discofuse", tmp_path, "task.subset=sport")
-    with pytest.raises(ConfigError, match=r"^task.language_pair: expected one that wmt/wmt14 has: de-en, got 'en-fr'"):
-        rows("wmt14_en_de", tmp_path, "task.language_pair=en-fr")
+    with pytest.raises(ConfigError, match=r"^task.subset: expected one that wmt/wmt14 has: de-en, got 'en-fr'"):
+        rows("wmt14_en_de", tmp_path, "task.subset=en-fr")
     with pytest.raises(DataError, match=r"got 'wmt/wmt19'; the Hub has no such data set"):
         rows("wmt14_en_de", tmp_path, "task.wmt_year=2019")
     [folder] = served.repositories["datasets", data_sets.XSUM].revisions.values()

@@ -123,6 +123,16 @@ CONTRADICTIONS: list[tuple[Change, str]] = [
         "trainer.best_metric: expected loss, got 'sari'; there is no task.validation_file to measure it on.",
     ),
     (
+        {"trainer__sharding": True, "data__max_micro_tokens": 4096},
+        "trainer.sharding: expected false, got 'true'; it lays weights in parts over several ranks, and there is one. "
+        "Set trainer.devices or trainer.num_nodes.",
+    ),
+    (
+        {"trainer__sharding": True, "trainer__num_nodes": 2},
+        "data.max_micro_tokens: expected a number, got 'auto'; what it tries out on one rank is a pass of all ranks "
+        "with trainer.sharding=true. Try 4096.",
+    ),
+    (
         {"trainer__decoded_examples": 0, "trainer__best_metric": "sari"},
         "trainer.best_metric: expected loss, got 'sari'; trainer.decoded_examples=0 leaves nothing to measure it on.",
     ),

@@ -46,8 +46,6 @@ def test_a_part_of_the_files_is_no_split() -> None:
 
 
 def test_a_key_that_chose_the_folder_is_named() -> None:
-    place = OnHub("owner/name", ("cs-en", "en-cs"), "test", "task.language_pair")
-    with pytest.raises(
-        ConfigError, match=r"^task.language_pair: expected one that owner/name has: de-en, fr-en, got 'cs-en'"
-    ):
+    place = OnHub("owner/name", ("cs-en", "en-cs"), "test", "task.subset")
+    with pytest.raises(ConfigError, match=r"^task.subset: expected one that owner/name has: de-en, fr-en, got 'cs-en'"):
         files_of(listing("de-en/test.parquet", "fr-en/test.parquet"), place)

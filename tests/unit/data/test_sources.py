@@ -39,7 +39,6 @@ def task(new_pairs: Callable[[str, range], Path]) -> TaskConfig:
         fraction_seed=0,
         subset=None,
         wmt_year=None,
-        language_pair=None,
     )
 
 
@@ -141,7 +140,7 @@ def test_the_pair_of_a_task_is_part_of_the_fingerprint(task: TaskConfig, tmp_pat
             replace(task, name="wmt14_en_de", train_file=str(file), validation_file=None, test_file=None, **pair),
             tmp_path,
         )["train"]
-        for pair in ({"language_pair": "en-de"}, {"language_pair": "de-en"})
+        for pair in ({"subset": "en-de"}, {"subset": "de-en"})
     )
     assert there.fingerprint != back.fingerprint
     assert (there.load().sources, back.load().sources) == (["a"], ["b"])

@@ -25,7 +25,7 @@ def test_the_pair_says_which_language_is_read(task: str, pair: tuple[str, str]) 
      (2017, "en-de", "wmt/wmt17", False), (2018, "en-de", "wmt/wmt18", True)],  # of 2017 it is the validation split
 )  # fmt: skip
 def test_a_year_and_a_pair_are_places(year: int, pair: str, dataset: str, second: bool) -> None:
-    config = compose("train", ["task=wmt14_en_de", f"task.wmt_year={year}", f"task.language_pair={pair}"]).task
+    config = compose("train", ["task=wmt14_en_de", f"task.wmt_year={year}", f"task.subset={pair}"]).task
     places = on_hub(config)
     back = "-".join(reversed(pair.split("-")))
     assert {places[name].dataset for name in ("train", "validation")} == {dataset}

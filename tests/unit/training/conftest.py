@@ -49,7 +49,7 @@ def section() -> TrainerConfig:
     """The section `trainer`, with nothing but the last step's validation and checkpoint."""
     return TrainerConfig(
         max_steps=None, max_epochs=None, devices=1, num_nodes=1, accelerator=Accelerator.cpu, precision=Precision.fp32,
-        gradient_checkpointing=False,
+        gradient_checkpointing=False, sharding=False,
         validate_every_steps=None, checkpoint_every_steps=None, log_every_steps=1, keep_last=100, best_metric="loss",
         patience_validations=None, decoded_examples=4, profile=False, stall_seconds=None,
     )  # fmt: skip
