@@ -45,6 +45,10 @@ encdec <verb> [key=value ...]
 """
 FULL_OR_FORBIDDEN = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO}
 CLUSTER = {"cluster", "submit"}  # keys that are no part of the job's own command
+# Threads that wait spin for some microseconds, then sleep: on an idle machine sleeping at once costs a third of the
+# speed, on a busy one spinning starves all (docs/results/training-speed.md). GNU's OpenMP goes by the number, others by
+# the word.
+WAITING = {"OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "1000"}
 VERBS = (
     "train", "doctor", "evaluate", "score", "compare", "generate", "report", "submit", "bundle", "verify", "info",
 )  # fmt: skip
@@ -75,7 +79,7 @@ class _Arguments:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit status: 0 done, 2 the user's, 130 Ctrl-C, 143 SIGTERM, 1 anything else."""
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # spinning threads starve each other on a busy machine (log.md)
+    os.environ.update(WAITING if not WAITING.keys() & os.environ.keys() else {})
     arguments = list(sys.argv[1:] if argv is None else argv)
     if arguments[:1] == ["train"]:
         stop.listen_early()
