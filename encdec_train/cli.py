@@ -94,7 +94,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         if not isinstance(error, StoppedError):  # that one is every rank's; others may be known to one rank alone
             console.silence(False)
         console.say(f"{f'rank {rank}: ' if rank else ''}encdec {arguments[0]}: {error}")
-        return error.exit_status
+        as_asked = isinstance(error, StoppedError) and distributed.is_child()  # for Lightning, which kills rank 0 else
+        return 0 if as_asked else error.exit_status
     except OSError as error:
         if error.errno not in FULL_OR_FORBIDDEN:
             raise
@@ -126,7 +127,8 @@ def _dispatch(verb: str, rest: Sequence[str]) -> int:
     from encdec_train import compose
     from encdec_train.config import to_yaml
 
-    config = compose.compose("train" if verb == "doctor" else verb, arguments.overrides, arguments.config_dir)
+    with stop.held():  # OmegaConf, interrupted, raises something else
+        config = compose.compose("train" if verb == "doctor" else verb, arguments.overrides, arguments.config_dir)
     if arguments.show_config:
         console.out(to_yaml(config).rstrip())
         return 0
