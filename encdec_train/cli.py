@@ -124,10 +124,10 @@ def _dispatch(verb: str, rest: Sequence[str]) -> int:
         return _multirun(arguments)
     if verb == "info":
         return _info(arguments)
-    from encdec_train import compose
-    from encdec_train.config import to_yaml
+    with stop.held():  # imports swallow a signal, OmegaConf makes an error of it
+        from encdec_train import compose
+        from encdec_train.config import to_yaml
 
-    with stop.held():  # OmegaConf, interrupted, raises something else
         config = compose.compose("train" if verb == "doctor" else verb, arguments.overrides, arguments.config_dir)
     if arguments.show_config:
         console.out(to_yaml(config).rstrip())
@@ -139,8 +139,9 @@ def _dispatch(verb: str, rest: Sequence[str]) -> int:
 def _run(verb: str, config: Any) -> None:  # noqa: ANN401 - by verb
     """Do what a verb does; its code is imported here, so that no verb loads another one's libraries."""
     if verb == "train":
-        from encdec_train.doctor import preflight
-        from encdec_train.run import train
+        with stop.held():
+            from encdec_train.doctor import preflight
+            from encdec_train.run import train
 
         train(config, preflight)
     elif verb == "doctor":

@@ -6,6 +6,7 @@ time before it ends a job (`--signal=USR1@300`).
 
 import ctypes
 import multiprocessing
+import os
 import signal
 import threading
 import time
@@ -20,6 +21,7 @@ from encdec_train.errors import StoppedError
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
 PR_SET_PDEATHSIG = 1  # of <linux/prctl.h>
 ONE_WISH_SECONDS = 2.0  # launchers pass a signal on that the whole group already has: within so long it is the same one
+IMPORT_SECONDS, AGAIN_SECONDS = 30.0, 0.05  # so long one waits for the end of an import, looking so often
 _EARLY: list[int] = []
 
 
@@ -30,7 +32,8 @@ class StopWish:
     that. One that left before would have rank 0 ended by srun (seen: once in 46 signals). So does Lightning: the ranks
     that it started leave only where all do, or with rank 0.
 
-    Some libraries swallow what a signal raises, or raise another error for it: it stays noted, and ends the run later.
+    Within an import (2 in 100 signals) what it raises is swallowed, or ends in C++: it is put off. Elsewhere, too, a
+    library may swallow it or raise another error for it: it stays noted, and ends the run later.
 
     A second signal later on ends the process at once, but SIGUSR1 is followed by others as a matter of course: then the
     wish is theirs. A signal that the process was started to ignore (nohup) stays ignored.
@@ -40,6 +43,7 @@ class StopWish:
         self.noted: signal.Signals | None = None
         self._noted_at = 0.0
         self._patient, self._leaving = 0, False
+        self._again: threading.Timer | None = None
         self._before: dict[signal.Signals, Any] = {}
 
     def __enter__(self) -> Self:
@@ -67,6 +71,8 @@ class StopWish:
             if one is not signal.SIGTERM or signal.getsignal(one) != signal.SIG_IGN:
                 signal.signal(one, signal.SIG_DFL if handler is None else handler)
         self._before = {}
+        if self._again is not None:
+            self._again.cancel()
         if self._leaving and self.noted and isinstance(error, Exception) and not isinstance(error, StoppedError):
             raise StoppedError(self.noted) from error
 
@@ -99,14 +105,28 @@ class StopWish:
 
     def _hear(self, number: int, frame: FrameType | None) -> None:
         now, one = time.monotonic(), signal.Signals(number)
-        if self.noted in {None, signal.SIGUSR1}:
+        again, self._again = self._again, None
+        first = self.noted in {None, signal.SIGUSR1}
+        if first:
             self.noted, self._noted_at = one, now
+        if first or again is not None:
             if not self._patient and not self._leaving and self._may_leave(one):
-                self._leaving = True
-                raise KeyboardInterrupt if one is signal.SIGINT else StoppedError(one)
+                self._leave(one, frame if now - self._noted_at < IMPORT_SECONDS else None)
         elif now - self._noted_at > ONE_WISH_SECONDS and one is not signal.SIGUSR1 and not distributed.is_child():
             self.__exit__(None, None, None)
             signal.raise_signal(number)
+
+    def _leave(self, one: signal.Signals, frame: FrameType | None) -> None:
+        """Raise; where the frame is of an import, have the signal come again a little later."""
+        while frame is not None and not frame.f_code.co_filename.startswith("<frozen importlib"):
+            frame = frame.f_back
+        if frame is not None:
+            self._again = threading.Timer(AGAIN_SECONDS, os.kill, (os.getpid(), one))
+            self._again.daemon = True
+            self._again.start()
+            return
+        self._leaving = True
+        raise KeyboardInterrupt if one is signal.SIGINT else StoppedError(one)
 
     def _may_leave(self, one: signal.Signals) -> bool:
         if distributed.is_child():

@@ -3,6 +3,7 @@
 import logging
 import warnings
 from datetime import timedelta
+from typing import Any
 
 import pytorch_lightning as pl
 import torch
@@ -52,7 +53,8 @@ def fit(module: Seq2SeqModule, data: Seq2SeqDataModule, every_step: EveryStep, t
     # ours notes the signal, and the note travels with the loss (known_defects R1, R2, R10).
     lightning._signal_connector.register_signal_handlers = lambda: None  # type: ignore[method-assign]
     lightning.fit_loop.epoch_loop._broadcast_sigterm_tensor = lambda: None  # type: ignore[method-assign]
-    if (launcher := lightning.strategy.launcher) is not None:  # of further ranks on this machine
+    launcher: Any = lightning.strategy.launcher
+    if launcher is not None:  # of further ranks on this machine
         launcher._call_children_scripts = held()(launcher._call_children_scripts)
         launcher.kill = lambda _: None  # they end with this process; before, Lightning's observer would kill it, too
     with warnings.catch_warnings():
