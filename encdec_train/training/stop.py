@@ -32,7 +32,7 @@ class StopWish:
     that. One that left before would have rank 0 ended by srun (seen: once in 46 signals). So does Lightning: the ranks
     that it started leave only where all do, or with rank 0.
 
-    Within an import (2 in 100 signals) what it raises is swallowed, or ends in C++: it is put off. Elsewhere, too, a
+    Within an import what it raises may be swallowed, or end in C++ (seen: 3 in 219): it is put off. Elsewhere, too, a
     library may swallow it or raise another error for it: it stays noted, and ends the run later.
 
     A second signal later on ends the process at once, but SIGUSR1 is followed by others as a matter of course: then the
