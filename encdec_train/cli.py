@@ -98,7 +98,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         if not isinstance(error, StoppedError):  # that one is every rank's; others may be known to one rank alone
             console.silence(False)
         console.say(f"{f'rank {rank}: ' if rank else ''}encdec {arguments[0]}: {error}")
-        return error.exit_status
+        as_asked = isinstance(error, StoppedError) and distributed.is_child()  # for Lightning, which kills rank 0 else
+        return 0 if as_asked else error.exit_status
     except (OSError, RuntimeError, MemoryError) as error:
         if (trouble := _trouble(error)) is None:
             raise
@@ -137,10 +138,11 @@ def _dispatch(verb: str, rest: Sequence[str]) -> int:
         return _multirun(arguments)
     if verb == "info":
         return _info(arguments)
-    from encdec_train import compose
-    from encdec_train.config import to_yaml
+    with stop.held():  # imports swallow a signal, OmegaConf makes an error of it
+        from encdec_train import compose
+        from encdec_train.config import to_yaml
 
-    config = compose.compose("train" if verb == "doctor" else verb, arguments.overrides, arguments.config_dir)
+        config = compose.compose("train" if verb == "doctor" else verb, arguments.overrides, arguments.config_dir)
     if arguments.show_config:
         console.out(to_yaml(config).rstrip())
         return 0
@@ -151,8 +153,9 @@ def _dispatch(verb: str, rest: Sequence[str]) -> int:
 def _run(verb: str, config: Any) -> None:  # noqa: ANN401 - by verb
     """Do what a verb does; its code is imported here, so that no verb loads another one's libraries."""
     if verb == "train":
-        from encdec_train.doctor import preflight
-        from encdec_train.run import train
+        with stop.held():
+            from encdec_train.doctor import preflight
+            from encdec_train.run import train
 
         train(config, preflight)
     elif verb == "doctor":

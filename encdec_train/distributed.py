@@ -71,8 +71,8 @@ def launched_tasks() -> int | None:
 
 
 def is_child() -> bool:
-    """Tell whether Lightning started this process as a further rank of this machine."""
-    return "LOCAL_RANK" in os.environ and "RANK" not in os.environ
+    """Tell whether Lightning started this process as a further rank of this machine; the first has LOCAL_RANK=0."""
+    return "RANK" not in os.environ and int(os.environ.get("LOCAL_RANK", "0")) > 0
 
 
 def join(step: Allocation, address: str) -> None:

@@ -3,6 +3,7 @@
 import logging
 import warnings
 from datetime import timedelta
+from typing import Any
 
 import pytorch_lightning as pl
 import torch
@@ -18,7 +19,7 @@ from encdec_train.training.callbacks import EveryStep
 from encdec_train.training.memory import keep_freed_memory, ran_out
 from encdec_train.training.module import Seq2SeqModule
 from encdec_train.training.profile import ProfileSteps
-from encdec_train.training.stop import agreed, shield_workers
+from encdec_train.training.stop import agreed, held, shield_workers
 
 
 def fit(module: Seq2SeqModule, data: Seq2SeqDataModule, every_step: EveryStep, trainer: TrainerConfig) -> None:
@@ -52,6 +53,10 @@ def fit(module: Seq2SeqModule, data: Seq2SeqDataModule, every_step: EveryStep, t
     # ours notes the signal, and the note travels with the loss (known_defects R1, R2, R10).
     lightning._signal_connector.register_signal_handlers = lambda: None  # type: ignore[method-assign]
     lightning.fit_loop.epoch_loop._broadcast_sigterm_tensor = lambda: None  # type: ignore[method-assign]
+    launcher: Any = lightning.strategy.launcher
+    if launcher is not None:  # of further ranks on this machine
+        launcher._call_children_scripts = held()(launcher._call_children_scripts)
+        launcher.kill = lambda _: None  # they end with this process; before, Lightning's observer would kill it, too
     with warnings.catch_warnings():
         # One item is a whole step and workers are the user's choice, so Lightning's advice on both is noise here.
         warnings.filterwarnings("ignore", message=".*does not have many workers.*")

@@ -24,7 +24,8 @@ from encdec_train.config import (
     VerifyConfig,
     to_dict,
 )
-from encdec_train.errors import CheckpointError, DataError
+from encdec_train.errors import CheckpointError, DataError, StoppedError
+from encdec_train.training import stop
 
 Capture = pytest.CaptureFixture[str]
 
@@ -159,6 +160,29 @@ def test_exit_statuses(
     monkeypatch.setattr(run, "train", raising(error))
     assert main(["train"]) == status
     assert capsys.readouterr().err == text
+
+
+def test_a_rank_that_lightning_started_ends_well_when_it_was_asked_to(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its status is read by Lightning alone, which kills rank 0 for another one."""
+    monkeypatch.setattr(run, "train", raising(StoppedError(signal.SIGTERM, 7)))
+    for local_rank, status in (("0", 143), ("1", 0)):
+        monkeypatch.setenv("LOCAL_RANK", local_rank)
+        monkeypatch.setattr(stop, "listen_early", lambda: None)
+        assert main(["train"]) == status
+
+
+def test_ctrl_c_waits_until_the_config_is_composed(monkeypatch: pytest.MonkeyPatch, capsys: Capture) -> None:
+    def interrupted(*_: object) -> None:
+        try:
+            os.kill(os.getpid(), signal.SIGINT)
+        except KeyboardInterrupt as early:
+            raise AttributeError("what OmegaConf makes of it") from early
+
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    monkeypatch.setattr(encdec_train.compose, "compose", interrupted)
+    assert main(["train"]) == 130
+    signal.signal(signal.SIGINT, before)
+    assert capsys.readouterr().err.startswith("stopped by Ctrl-C")
 
 
 def test_other_verbs_do_not_promise_to_go_on(monkeypatch: pytest.MonkeyPatch, capsys: Capture) -> None:

@@ -1,17 +1,21 @@
 """What a signal does to a run, by real signals to this process."""
 
+import importlib
 import multiprocessing
 import os
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
 
 import pytest
 
 from encdec_train.errors import StoppedError
 from encdec_train.training import stop
-from encdec_train.training.stop import SIGNALS, StopWish, agreed
+from encdec_train.training.stop import SIGNALS, StopWish, agreed, held
 
 
 @pytest.fixture(autouse=True)
@@ -96,6 +100,114 @@ def test_what_comes_while_the_run_is_left_does_not_disturb_that() -> None:
 def test_outside_training_ctrl_c_is_pythons() -> None:
     with pytest.raises(KeyboardInterrupt), StopWish():
         send(signal.SIGINT)
+
+
+@pytest.mark.parametrize("number", SIGNALS)
+def test_a_rank_that_lightning_started_notes_and_stays(number: signal.Signals, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Lightning kills rank 0 when another one has ended; rank 0 itself has a LOCAL_RANK of 0 then."""
+    monkeypatch.delenv("RANK", raising=False)
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    clock = iter(range(100, 200, 10))
+    monkeypatch.setattr(stop.time, "monotonic", lambda: next(clock))
+    signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)  # as it is born
+    send(number)
+    with StopWish() as wish:
+        assert wish.noted is number
+        send(number)  # so much later it is another wish
+        wish.obey()
+    assert signal.pthread_sigmask(signal.SIG_BLOCK, []) == set()
+    monkeypatch.setenv("LOCAL_RANK", "0")
+    with pytest.raises((StoppedError, KeyboardInterrupt)), StopWish():
+        send(number)
+
+
+@pytest.mark.parametrize("number", SIGNALS)
+def test_a_signal_that_a_library_swallows_still_ends_the_run(number: signal.Signals) -> None:
+    with StopWish() as wish:
+        with suppress(BaseException):
+            send(number)
+        assert wish.counts() == [float(one is number) for one in SIGNALS]
+        with pytest.raises(StoppedError, match=f"^stopped by {number.name}"):
+            wish.obey()
+
+
+@pytest.mark.parametrize("number", SIGNALS)
+def test_a_signal_within_an_import_waits_for_its_end(
+    number: signal.Signals, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What importlib calls back swallows it, and torch's C++ aborts the process."""
+    name = f"interrupted_by_{number.name}"
+    (tmp_path / f"{name}.py").write_text(f"import os\nos.kill(os.getpid(), {number})\nwhole = True\n", encoding="utf-8")
+    monkeypatch.syspath_prepend(tmp_path)
+    steps = []
+
+    def load() -> None:
+        steps.append(importlib.import_module(name).whole)
+        threading.Event().wait(30)
+        steps.append("not reached")
+
+    with pytest.raises((StoppedError, KeyboardInterrupt)), StopWish():
+        load()
+    assert steps == [True]
+    del sys.modules[name]
+    wish = StopWish()
+    with wish, wish.patiently():
+        importlib.import_module(name)
+    assert wish.noted is number
+
+
+def test_a_signal_that_a_library_turns_into_an_error_of_its_own_is_told_from_one() -> None:
+    def load(interrupted: bool) -> None:
+        try:
+            if interrupted:
+                send(signal.SIGINT)
+        finally:
+            raise ImportError("a library cannot be loaded")
+
+    with pytest.raises(StoppedError, match="^stopped by SIGINT"), StopWish():
+        load(True)
+    with pytest.raises(ImportError, match="a library"), StopWish():
+        load(False)
+
+
+def test_a_signal_that_is_held_comes_right_after() -> None:
+    steps = []
+
+    def hold() -> None:
+        with held():
+            send(signal.SIGTERM)
+            steps.append("within")
+        steps.append("after")
+
+    with pytest.raises(StoppedError, match="^stopped by SIGTERM"), StopWish():
+        hold()
+    assert steps == ["within"]
+    assert signal.pthread_sigmask(signal.SIG_BLOCK, []) == set()
+
+
+ORPHAN = """
+import os, signal, subprocess, sys, time
+
+if sys.argv[1:] == ["rank 1"]:
+    from encdec_train.training.stop import listen_early
+    listen_early()
+    print("listens", flush=True)
+    time.sleep(60)
+os.environ["LOCAL_RANK"] = "1"
+subprocess.Popen([sys.executable, __file__, "rank 1"], stdout=subprocess.PIPE).stdout.readline()
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems do not tell a process that its parent has ended")
+def test_a_rank_that_lightning_started_ends_with_rank_0(tmp_path: object) -> None:
+    script = f"{tmp_path}/orphan.py"
+    with open(script, "w", encoding="utf-8") as file:  # noqa: PTH123
+        file.write(ORPHAN)
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    # stderr is closed when the last of the two has ended
+    done = subprocess.run([sys.executable, script], env=environment, timeout=50, stderr=subprocess.PIPE, check=False)
+    assert (done.returncode, done.stderr) == (-signal.SIGKILL, b"")
 
 
 @pytest.mark.parametrize(
