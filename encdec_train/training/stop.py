@@ -69,7 +69,8 @@ class StopWish:
         """
         for one, handler in self._before.items():
             if one is not signal.SIGTERM or signal.getsignal(one) != signal.SIG_IGN:
-                signal.signal(one, signal.SIG_DFL if handler is None else handler)
+                after = signal.SIG_IGN if distributed.is_child() else handler  # whose end is rank 0's, to the last
+                signal.signal(one, signal.SIG_DFL if after is None else after)
         self._before = {}
         if self._again is not None:
             self._again.cancel()
@@ -110,23 +111,23 @@ class StopWish:
         if first:
             self.noted, self._noted_at = one, now
         if first or again is not None:
-            if not self._patient and not self._leaving and self._may_leave(one):
+            if not self._patient and not self._leaving:
                 self._leave(one, frame if now - self._noted_at < IMPORT_SECONDS else None)
         elif now - self._noted_at > ONE_WISH_SECONDS and one is not signal.SIGUSR1 and not distributed.is_child():
             self.__exit__(None, None, None)
             signal.raise_signal(number)
 
     def _leave(self, one: signal.Signals, frame: FrameType | None) -> None:
-        """Raise; where the frame is of an import, have the signal come again a little later."""
+        """Raise, if this rank may; where the frame is of an import, have the signal come again a little later."""
         while frame is not None and not frame.f_code.co_filename.startswith("<frozen importlib"):
             frame = frame.f_back
         if frame is not None:
             self._again = threading.Timer(AGAIN_SECONDS, os.kill, (os.getpid(), one))
             self._again.daemon = True
             self._again.start()
-            return
-        self._leaving = True
-        raise KeyboardInterrupt if one is signal.SIGINT else StoppedError(one)
+        elif self._may_leave(one):
+            self._leaving = True
+            raise KeyboardInterrupt if one is signal.SIGINT else StoppedError(one)
 
     def _may_leave(self, one: signal.Signals) -> bool:
         if distributed.is_child():

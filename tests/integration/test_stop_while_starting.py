@@ -74,7 +74,7 @@ def test_a_signal_while_ranks_start_ends_them_all_and_is_said_once(here: Path, s
     for name, (_, _, _, number, _, _, said) in POINTS.items():
         status, err, left = ends[name]
         assert status == 128 + signal.Signals[number], f"{name}: {err}"
-        assert err.splitlines()[-1] == said.format(number), name
+        assert err.splitlines()[-1] == said.format(number), f"{name}: {err}"
         assert err.count("stopped") == 1, err
         assert "Traceback" not in err, err
         assert left == [], name

@@ -2,6 +2,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
@@ -174,7 +175,7 @@ def test_a_rank_that_lightning_started_ends_well_when_it_was_asked_to(monkeypatc
 def test_ctrl_c_waits_until_the_config_is_composed(monkeypatch: pytest.MonkeyPatch, capsys: Capture) -> None:
     def interrupted(*_: object) -> None:
         try:
-            os.kill(os.getpid(), signal.SIGINT)
+            signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
         except KeyboardInterrupt as early:
             raise AttributeError("what OmegaConf makes of it") from early
 
