@@ -16,7 +16,7 @@ from types import FrameType, TracebackType
 from typing import Any, Self
 
 from encdec_train import distributed
-from encdec_train.errors import StoppedError
+from encdec_train.errors import ClusterError, StoppedError
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
 PR_SET_PDEATHSIG = 1  # of <linux/prctl.h>
@@ -65,7 +65,7 @@ class StopWish:
         """Put back what was there before; a SIGTERM that is ignored by now (`cluster.requeue`) stays ignored.
 
         Raises:
-            StoppedError: For another error that came after a signal.
+            StoppedError: For another error that came after a signal, but for the fault of another rank.
         """
         for one, handler in self._before.items():
             if one is not signal.SIGTERM or signal.getsignal(one) != signal.SIG_IGN:
@@ -74,7 +74,8 @@ class StopWish:
         self._before = {}
         if self._again is not None:
             self._again.cancel()
-        if self._leaving and self.noted and isinstance(error, Exception) and not isinstance(error, StoppedError):
+        ours = isinstance(error, StoppedError | ClusterError)
+        if self._leaving and self.noted and isinstance(error, Exception) and not ours:
             raise StoppedError(self.noted) from error
 
     @contextmanager

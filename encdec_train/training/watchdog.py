@@ -87,7 +87,7 @@ class Watch:
             ClusterError: When it went wrong because another rank failed or was lost; it is named.
         """
         try:
-            why = self._blame() if isinstance(error, RuntimeError) and self._ranks > 1 else None
+            why = self._verdict() if isinstance(error, RuntimeError) and self._ranks > 1 else None
         finally:  # srun signals who is left when a rank has ended; that must not overtake what the thread ends with
             self._stop.set()
             with suppress(StoppedError):
@@ -196,6 +196,12 @@ class Watch:
                 return f"{why}. {_remedy(self._run)}"
             time.sleep(0.1)
         return None
+
+    def _verdict(self) -> str | None:
+        try:
+            return self._blame()
+        except StoppedError:  # by srun, since a rank has ended: which? A signal is raised once
+            return self._blame()
 
     def _tell(self, why: str) -> None:
         self._failed = redact_text(why.splitlines()[0] if why else "an error")[:300]

@@ -324,7 +324,7 @@ def test_a_job_of_a_multirun_has_the_time_that_its_checkpoint_takes(number: int,
         "import signal, sys, time\n"
         "def stop(number, frame):\n    time.sleep(1)\n    sys.exit(128 + number)\n"
         "for one in (signal.SIGINT, signal.SIGTERM): signal.signal(one, stop)\n"
-        "print('ready', flush=True)\ntime.sleep(60)\n"
+        "print('ready', flush=True)\nfor _ in range(600): time.sleep(0.1)\n"  # a signal may come just before a sleep
     )
     code = f"import sys; from encdec_train.cli import _job; sys.exit(_job([sys.executable, '-c', {job!r}]))"
     with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, start_new_session=True) as parent:

@@ -58,7 +58,7 @@ def test_rows_come_back_as_they_were(made: Path) -> None:
 def test_fewer_rows_may_be_asked_for_and_more_may_not(made: Path, tiny_bert: Path, tmp_path: Path) -> None:
     few = compose("train", [*TASK, "task.num_train_examples=2", "task.num_test_examples=1"]).task
     splits = verify(made).splits(few)
-    assert splits["train"].load() == Rows(*(getattr(ROWS, name)[:2] for name in vars(ROWS)))
+    assert splits["train"].load() == Rows(ROWS.ids[:2], ROWS.sources[:2], ROWS.targets[:2], ROWS.references[:2])
     assert splits["test_unseen_words"].load().ids == ["7"]
     build(tiny_bert, "bundle.path=limited", "task.num_train_examples=2", "task.num_test_examples=2")
     words = [*TASK, f"model.encoder={tiny_bert}", "bundle.path=limited", "task.num_train_examples=3"]

@@ -160,3 +160,22 @@ def test_a_signal_does_not_overtake_what_a_hang_ends_with(tmp_path: Path, monkey
         finally:
             os._exit(7)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 1
+
+
+def test_a_signal_does_not_hide_whose_fault_it_was(tmp_path: Path) -> None:
+    """Nor does it while a rank finds out: srun signals who is left, and 143 would read as a stop that was asked for."""
+    child = os.fork()
+    if child == 0:
+        watch, known_at = Watch(tmp_path, 2, None), time.monotonic() + 0.6
+        watch._culprit = lambda: "rank 1 failed" if time.monotonic() > known_at else None  # type: ignore[method-assign]
+        try:
+            with StopWish(), watch:
+                threading.Timer(0.2, os.kill, (os.getpid(), signal.SIGTERM)).start()
+                raise RuntimeError("Connection closed by peer")
+        except ClusterError as error:
+            os._exit(1 if str(error).startswith("rank 1 failed. The same command goes on") else 2)
+        except StoppedError:
+            os._exit(143)
+        finally:
+            os._exit(7)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 1
