@@ -15,6 +15,7 @@ import sys
 import threading
 import time
 import traceback
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -87,7 +88,7 @@ class Watch:
             ClusterError: When it went wrong because another rank failed or was lost; it is named.
         """
         try:
-            why = self._verdict() if isinstance(error, RuntimeError) and self._ranks > 1 else None
+            why = _to_its_end(self._blame) if isinstance(error, RuntimeError) and self._ranks > 1 else None
         finally:  # srun signals who is left when a rank has ended; that must not overtake what the thread ends with
             self._stop.set()
             with suppress(StoppedError):
@@ -197,12 +198,6 @@ class Watch:
             time.sleep(0.1)
         return None
 
-    def _verdict(self) -> str | None:
-        try:
-            return self._blame()
-        except StoppedError:  # by srun, since a rank has ended: which? A signal is raised once
-            return self._blame()
-
     def _tell(self, why: str) -> None:
         self._failed = redact_text(why.splitlines()[0] if why else "an error")[:300]
         with suppress(OSError):
@@ -228,6 +223,14 @@ class Watch:
             with suppress(OSError):
                 os.kill(process, signal.SIGCONT)
         os._exit(1)
+
+
+def _to_its_end(find_out: Callable[[], str | None]) -> str | None:
+    """Ask again where a signal, which is raised once, has interrupted: srun sends one when a rank has ended."""
+    try:
+        return find_out()
+    except StoppedError:
+        return find_out()
 
 
 def _is_gone(sign_file: Path) -> bool:
