@@ -188,8 +188,11 @@ def _masked_loss(model: "BertForMaskedLM", rows: list[list[int]], settings: Pret
 
 
 def _save(model: "BertForMaskedLM", tokenizer: "PreTrainedTokenizerBase", folder: Path) -> None:
+    from encdec_train.modeling.checkpoints import quiet_library
+
     beside = folder.with_name(f".{folder.name}.{os.getpid()}")
     shutil.rmtree(beside, ignore_errors=True)
-    model.save_pretrained(beside)
-    tokenizer.save_pretrained(beside)
+    with quiet_library():
+        model.save_pretrained(beside)
+        tokenizer.save_pretrained(beside)
     atomic.install(beside, folder, replace=False)  # another process's checkpoint is the same and may be in use

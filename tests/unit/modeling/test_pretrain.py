@@ -71,7 +71,7 @@ def test_the_same_settings_give_the_same_weights(text_file, tmp_path) -> None:
     assert all(torch.equal(one[name], two[name]) for name in one)
 
 
-def test_a_checkpoint_that_another_process_made_stays(text_file, tmp_path) -> None:
+def test_a_checkpoint_that_another_process_made_stays(text_file, tmp_path, capfd) -> None:
     import dataclasses
 
     (tmp_path / "bert").mkdir()
@@ -79,6 +79,7 @@ def test_a_checkpoint_that_another_process_made_stays(text_file, tmp_path) -> No
     pretrain_mlm(text_file, tmp_path / "bert", dataclasses.replace(TINY, steps=1))
     assert (tmp_path / "bert" / "config.json").read_text() == "theirs"
     assert [path.name for path in tmp_path.iterdir()] == ["bert"]
+    assert "Writing model shards" not in capfd.readouterr().err  # the library's own bar
 
 
 def test_every_setting_counts() -> None:
